@@ -1,0 +1,1 @@
+"""What every room stands on: settings, artifacts, the console, Dask, and Merlin itself."""

@@ -1,0 +1,123 @@
+"""Safe forms on disk: Parquet, JSON and safetensors, each written whole or not at all.
+
+Nothing here can execute what it reads: no pickle in any form.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from core.errors import UserError
+
+PARTIAL = ".partial"
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Gives a temporary path beside ``path``; what was written there takes its place at the end.
+
+    If the block raises or the process dies, ``path`` is as it was before.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The process id keeps two workers that write the same shard from sharing a temporary file.
+    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+    try:
+        yield partial
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Gives a fresh temporary folder beside ``path`` that replaces ``path`` when the block ends well.
+
+    A folder left over by a killed run is removed first, so a later stage never meets half of one.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}{PARTIAL}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+        os.replace(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Writes ``value`` as indented JSON, atomically. NaN and infinity are refused."""
+    text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
+    with atomic_path(path) as partial:
+        partial.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: str | Path) -> Any:
+    """Reads a JSON file; a missing or broken one is a UserError that names it."""
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from None
+
+
+def write_parquet(path: str | Path, table: pa.Table, **options: Any) -> None:
+    """Writes one Parquet file atomically (zstd level 1 unless told otherwise)."""
+    options = {"compression": "zstd", "compression_level": 1, **options}
+    with atomic_path(path) as partial:
+        pq.write_table(table, partial, **options)
+
+
+def parquet_files(folder: str | Path) -> list[Path]:
+    """The ``*.parquet`` files of a folder in name order; an absent or empty one is a UserError."""
+    folder = Path(folder)
+    files = sorted(folder.glob("*.parquet"))
+    if not files:
+        what = "holds no *.parquet file" if folder.is_dir() else "no such folder"
+        raise UserError(f"{folder}: {what}; run the stage that makes it first")
+    return files
+
+
+def write_tensors(
+    path: str | Path, tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes named torch tensors as one safetensors file, atomically.
+
+    Tensors that share storage (tied weights) are written once each.
+    """
+    from safetensors.torch import save_file
+
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    with atomic_path(path) as partial:
+        save_file(plain, partial, metadata=dict(metadata or {}))
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Reads a safetensors file: the named tensors and the file's metadata."""
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except SafetensorError as error:
+        raise UserError(f"{path}: not a whole safetensors file ({error})") from None

@@ -1,0 +1,85 @@
+"""What a person reads while a stage runs: progress, tables, plain lines, errors."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+SECONDS_BETWEEN_LINES = 5.0
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """One plain line to the person at the terminal."""
+    out.print(text, markup=False)
+
+
+def fail(text: str) -> None:
+    """One error message, to standard error."""
+    err.print("[bold red]error:[/] ", end="")
+    err.print(text, markup=False)
+
+
+@contextlib.contextmanager
+def progress(what: str, total: float | None = None, unit: str = "") -> Iterator[Callable[..., None]]:
+    """Shows how far a long step has come; gives ``advance(amount=1, note="")``.
+
+    On a terminal a bar; elsewhere (a log file, CI) one line every few seconds.
+    """
+    if out.is_terminal:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(show_speed=True),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Progress(*columns, console=out, transient=True) as bar:
+            task = bar.add_task(what, total=total, note="")
+
+            def advance(amount: float = 1, note: str = "") -> None:
+                bar.update(task, advance=amount, note=note)
+
+            yield advance
+        return
+
+    start = last = time.monotonic()
+    done = 0.0
+
+    def advance(amount: float = 1, note: str = "") -> None:
+        nonlocal done, last
+        done += amount
+        now = time.monotonic()
+        if now - last < SECONDS_BETWEEN_LINES:
+            return
+        last = now
+        share = f"{100 * done / total:3.0f}%" if total else f"{done:,.0f}"
+        rate = done / (now - start)
+        say(f"  {what}: {share} after {now - start:.0f} s, {rate:,.0f} {unit}/s {note}".rstrip())
+
+    yield advance
+
+
+def table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Prints a small table; numbers are right-aligned."""
+    grid = Table(title=title, title_justify="left", title_style="bold")
+    for column, name in enumerate(header):
+        cells = [row[column] for row in rows]
+        numeric = bool(cells) and all(isinstance(cell, int | float) for cell in cells)
+        grid.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        grid.add_row(*(_cell(value) for value in row))
+    out.print(grid, markup=False)
+    sys.stdout.flush()
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,82 @@
+"""The one place that adapts Merlin to today's stack; everything else imports Merlin through it.
+
+Importing this module sets what Dask must be told before Merlin's first import, keeps Merlin's
+import-time notices (no TensorFlow, no Triton, deprecated pynvml) off the user's screen, and
+gives the few names of Merlin that this project uses.
+"""
+
+import os
+import warnings
+
+# NVTabular builds legacy Dask graphs, and its operators expect object strings rather than Arrow's.
+# Set in the environment too, so that worker processes start with the same.
+os.environ["DASK_DATAFRAME__QUERY_PLANNING"] = "False"
+os.environ["DASK_DATAFRAME__CONVERT_STRING"] = "False"
+# transformers imports TensorFlow or JAX where it finds them; nothing here uses either.
+os.environ.setdefault("USE_TF", "0")
+os.environ.setdefault("USE_FLAX", "0")
+# No hub is ever asked: every model starts from its own configuration.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import dask  # noqa: E402
+
+dask.config.set({"dataframe.query-planning": False, "dataframe.convert-string": False})
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import merlin.io  # noqa: F401
+    import nvtabular
+    from merlin.io import Dataset
+    from merlin.schema import ColumnSchema, Schema, Tags
+    from merlin.schema.io.tensorflow_metadata import TensorflowMetadata
+    from nvtabular import Workflow, ops
+
+__all__ = [
+    "ColumnSchema",
+    "Dataset",
+    "Schema",
+    "Tags",
+    "Workflow",
+    "nvtabular",
+    "ops",
+    "schema_from_json",
+    "schema_to_json",
+    "torch_loader",
+    "torch_models",
+    "transformers4rec",
+]
+
+
+def schema_to_json(schema: Schema) -> str:
+    """A Merlin schema as the JSON form of TensorFlow Metadata."""
+    return TensorflowMetadata.from_merlin_schema(schema).to_json()
+
+
+def schema_from_json(text: str) -> Schema:
+    """The inverse of :func:`schema_to_json`."""
+    return TensorflowMetadata.from_json(text).to_merlin_schema()
+
+
+def torch_loader():
+    """``merlin.dataloader.torch``, imported when first asked for (torch takes seconds)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import merlin.dataloader.torch as module
+    return module
+
+
+def torch_models():
+    """``merlin.models.torch``, imported when first asked for."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import merlin.models.torch as module
+    return module
+
+
+def transformers4rec():
+    """``transformers4rec.torch``, imported when first asked for."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import transformers4rec.torch as module
+    return module

@@ -1,0 +1,126 @@
+"""params.yaml, recipes and ``--set key=value`` → validated, frozen settings.
+
+Each component declares its own ``Settings`` class beside its code, with a docstring under every
+field. Order of precedence: command line, then files (later ones over earlier), then defaults.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from core.errors import UserError
+
+Tree = dict[str, Any]
+SettingsType = TypeVar("SettingsType", bound="Settings")
+
+
+class Settings(BaseModel):
+    """Base of every settings class: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True
+    )
+
+
+def read_yaml(path: str | Path) -> Tree:
+    """Reads one settings file as a plain mapping."""
+    path = Path(path)
+    try:
+        tree = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such settings file") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: expected settings as 'key: value' lines, found {tree!r}")
+    return tree
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
+    """``base`` with ``over`` laid on top, section by section; lists are replaced whole."""
+    merged = dict(base)
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def parse_override(text: str) -> Tree:
+    """``a.b=3`` → ``{"a": {"b": 3}}``; the value is read as YAML."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"--set {text}: expected key=value, such as ranking.train.epochs=2")
+    try:
+        tree: Any = YAML(typ="safe").load(value)
+    except YAMLError as error:
+        raise UserError(f"--set {text}: the value is not valid YAML: {error}") from None
+    for part in reversed(key.strip().split(".")):
+        tree = {part: tree}
+    return tree
+
+
+def load(
+    settings_class: type[SettingsType],
+    files: Iterable[str | Path] = (),
+    overrides: Iterable[str] = (),
+) -> SettingsType:
+    """Reads files and overrides into ``settings_class``.
+
+    Raises:
+        UserError: naming each wrong key, what was expected, and the nearest right name.
+    """
+    tree: Tree = {}
+    origin = []
+    for path in files:
+        tree = merge(tree, read_yaml(path))
+        origin.append(str(path))
+    overrides = list(overrides)
+    for text in overrides:
+        tree = merge(tree, parse_override(text))
+    if overrides:
+        origin.append("--set")
+    return validate(settings_class, tree, " and ".join(origin) or "defaults")
+
+
+def validate(
+    settings_class: type[SettingsType], tree: Mapping[str, Any], origin: str
+) -> SettingsType:
+    """A mapping → settings; every fault is named in one UserError."""
+    try:
+        return settings_class.model_validate(tree)
+    except ValidationError as error:
+        lines = [_explain(settings_class, fault) for fault in error.errors()]
+        raise UserError("\n".join(f"{origin}: {line}" for line in lines)) from None
+
+
+def _explain(settings_class: type[Settings], fault: Any) -> str:
+    location = ".".join(str(part) for part in fault["loc"]) or "(top level)"
+    if fault["type"] == "extra_forbidden":
+        known = _fields_at(settings_class, fault["loc"][:-1])
+        near = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else f"; known here: {', '.join(known)}"
+        return f"unknown setting '{location}'{hint}"
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "missing":
+        return f"{location}: this setting is required"
+    return f"{location}: {message[0].lower()}{message[1:]}, got {fault['input']!r}"
+
+
+def _fields_at(settings_class: Any, location: tuple[Any, ...]) -> list[str]:
+    """Names of the settings under ``location``, as far as the classes tell."""
+    for part in location:
+        field = getattr(settings_class, "model_fields", {}).get(part)
+        if field is None:
+            return []
+        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        settings_class = next((c for c in candidates if hasattr(c, "model_fields")), None)
+    return list(getattr(settings_class, "model_fields", {}))
