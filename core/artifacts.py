@@ -40,7 +40,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Gives a fresh temporary folder beside ``path`` that replaces ``path`` when the block ends well.
+    """Gives a fresh folder beside ``path`` that takes its place when the block ends well.
 
     A folder left over by a killed run is removed first, so a later stage never meets half of one.
     """

@@ -27,7 +27,9 @@ def fail(text: str) -> None:
 
 
 @contextlib.contextmanager
-def progress(what: str, total: float | None = None, unit: str = "") -> Iterator[Callable[..., None]]:
+def progress(
+    what: str, total: float | None = None, unit: str = ""
+) -> Iterator[Callable[..., None]]:
     """Shows how far a long step has come; gives ``advance(amount=1, note="")``.
 
     On a terminal a bar; elsewhere (a log file, CI) one line every few seconds.

@@ -19,9 +19,12 @@ os.environ.setdefault("USE_FLAX", "0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-import dask  # noqa: E402
+import dask
 
 dask.config.set({"dataframe.query-planning": False, "dataframe.convert-string": False})
+
+# Said at every Dataset on pandas; that is what a machine without a GPU is meant to do.
+warnings.filterwarnings("ignore", message="Initializing an NVTabular Dataset in CPU mode")
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -32,6 +35,9 @@ with warnings.catch_warnings():
     from merlin.schema.io.tensorflow_metadata import TensorflowMetadata
     from nvtabular import Workflow, ops
 
+# Raised at every forward pass of merlin.models, about its own type checks.
+warnings.filterwarnings("ignore", message="The inner type of a container is lost")
+
 __all__ = [
     "ColumnSchema",
     "Dataset",
@@ -40,6 +46,7 @@ __all__ = [
     "Workflow",
     "nvtabular",
     "ops",
+    "read_ahead_queue",
     "schema_from_json",
     "schema_to_json",
     "torch_loader",
@@ -66,6 +73,14 @@ def torch_loader():
     return module
 
 
+def read_ahead_queue():
+    """The class of the queue that merlin-dataloader's background thread fills."""
+    torch_loader()
+    from merlin.dataloader.loader_base import ChunkQueue
+
+    return ChunkQueue
+
+
 def torch_models():
     """``merlin.models.torch``, imported when first asked for."""
     with warnings.catch_warnings():
@@ -80,3 +95,19 @@ def transformers4rec():
         warnings.simplefilter("ignore")
         import transformers4rec.torch as module
     return module
+
+
+def versions() -> str:
+    """The versions of the stack, after importing all of it."""
+    import importlib.metadata as metadata
+
+    import torch
+
+    torch_loader(), torch_models(), transformers4rec()
+    names = ("nvtabular", "merlin-models", "transformers4rec")
+    listed = [f"{name} {metadata.version(name)}" for name in names]
+    return ", ".join([*listed, f"torch {torch.__version__}"])
+
+
+if __name__ == "__main__":
+    print(versions())

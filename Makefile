@@ -1,0 +1,29 @@
+# make repro   sets everything up, runs both recipes end to end, prints what was learned
+# make test    sets everything up, runs the tests
+# Settings:    RECIPE=recipes/NAME.yaml puts that recipe into params.yaml first; see scripts/setup.sh
+#              for TORCH_BACKEND and PYTHON.
+SHELL := /bin/sh
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# Some machines forbid Python to keep compiled files; every stage would then start seconds later.
+unexport PYTHONDONTWRITEBYTECODE
+RECIPE ?=
+
+.PHONY: setup repro test lint lock clean
+
+setup:
+	@scripts/setup.sh
+
+repro: setup
+	@scripts/repro.sh $(RECIPE)
+
+test: setup
+	@python -m pytest -q -n 2 --dist loadfile
+
+lint: setup
+	@ruff check . && ruff format --check .
+
+lock: setup
+	@scripts/lock.sh
+
+clean:
+	rm -rf data metrics plots

@@ -1,0 +1,118 @@
+"""Clickstreams → typed events with the raw columns of the sessions recipe."""
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from core.settings import Settings
+from pipeline.ingest.columns import Column
+from pipeline.ingest.events import EventSourceSettings
+
+REQUIRED = ("session_id", "item_id", "timestamp")
+KINDS = {
+    "session_id": "id",
+    "item_id": "id",
+    "timestamp": "time",
+    "user_id": "id",
+    "event_type": "category",
+    "category": "category",
+    "brand": "category",
+    "price": "number",
+}
+
+
+class ClickstreamColumns(Settings):
+    """Names of the log's columns; those that are null are not read."""
+
+    session_id: str | None = "session_id"
+    """The session. null: sessions are cut from each user's events at pauses longer than
+    session_gap_minutes."""
+
+    item_id: str = "item_id"
+    """The item."""
+
+    timestamp: str = "timestamp"
+    """The time of the event; see time_format."""
+
+    user_id: str | None = None
+    """The user (optional unless sessions are cut by user)."""
+
+    event_type: str | None = None
+    """View, cart, purchase … (optional)."""
+
+    category: str | None = None
+    """The item's category (optional)."""
+
+    brand: str | None = None
+    """The item's brand (optional)."""
+
+    price: str | None = None
+    """The item's price, a number (optional)."""
+
+
+class ClickstreamSourceSettings(EventSourceSettings):
+    """A clickstream: one event a line, with session (or user), item and time."""
+
+    columns: ClickstreamColumns = ClickstreamColumns()
+    """Which column of the log holds what."""
+
+    extra_categorical: list[str] = Field(default_factory=list)
+    """Further columns of the log to carry on under their own names, as ids or texts."""
+
+    extra_continuous: list[str] = Field(default_factory=list)
+    """Further columns of the log to carry on under their own names, as numbers."""
+
+    vectors: list[str] = Field(default_factory=list)
+    """Columns with a vector of fixed width (a text or image embedding): lists in Parquet and JSON,
+    numbers between spaces or commas, in brackets or not, in text."""
+
+    keep_event_types: list[str | int] | None = None
+    """Only events of these types are kept; null keeps all."""
+
+    drop_duplicates: bool = False
+    """Whether of several events that agree in every column read only the first is kept."""
+
+    session_gap_minutes: Annotated[float, Field(gt=0)] | None = None
+    """Idle time after which a user's next event begins a new session; needed (and allowed) only
+    where columns.session_id is null."""
+
+    @model_validator(mode="after")
+    def _columns_agree(self) -> "ClickstreamSourceSettings":
+        columns = self.columns
+        if columns.session_id is None and (
+            self.session_gap_minutes is None or columns.user_id is None
+        ):
+            raise ValueError(
+                "without columns.session_id, give columns.user_id, session_gap_minutes"
+            )
+        if columns.session_id is not None and self.session_gap_minutes is not None:
+            raise ValueError("session_gap_minutes needs columns.session_id: null")
+        if self.keep_event_types is not None and columns.event_type is None:
+            raise ValueError("keep_event_types needs columns.event_type")
+        names = [column.name for column in event_columns(self)]
+        twice = {name for name in names if names.count(name) > 1}
+        if twice or (columns.session_id is None and "session_id" in names):
+            raise ValueError(f"two columns would be called {', '.join(twice) or 'session_id'}")
+        unknown = [name for name in self.types if name not in names]
+        if unknown:
+            raise ValueError(f"types.{unknown[0]}: no such column; read are {', '.join(names)}")
+        return self
+
+
+def event_columns(settings: ClickstreamSourceSettings) -> list[Column]:
+    """The columns to read, in the order of the output."""
+    needed = [name for name in REQUIRED if getattr(settings.columns, name) is not None]
+    if settings.columns.session_id is None:
+        needed.append("user_id")
+    columns = [
+        Column(name, source, kind, f"columns.{name}", required=name in needed)
+        for name, kind in KINDS.items()
+        if (source := getattr(settings.columns, name)) is not None
+    ]
+    for setting, kind in (
+        ("extra_categorical", "category"),
+        ("extra_continuous", "number"),
+        ("vectors", "vector"),
+    ):
+        columns += [Column(name, name, kind, setting) for name in getattr(settings, setting)]
+    return columns

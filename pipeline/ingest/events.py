@@ -1,0 +1,318 @@
+"""Logs of events in CSV, TSV, JSON lines or Parquet → typed rows, by a mapping of columns.
+
+Clickstreams and ratings are both read here; they differ in which columns they must have.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pydantic import Field, field_validator
+
+from core.errors import UserError
+from pipeline.ingest import delimited, jsonlines
+from pipeline.ingest.blocks import Block, TextSource, text_blocks
+from pipeline.ingest.columns import (
+    MILLISECONDS_FROM,
+    Column,
+    TimeFormat,
+    convert,
+    is_text,
+    row_text,
+)
+from pipeline.ingest.criteo import is_parquet
+from pipeline.ingest.inputs import InputFile
+from pipeline.ingest.quarantine import BadLine
+from pipeline.ingest.rows import Rows
+from pipeline.ingest.shards import Parsed
+from pipeline.ingest.source import SourceSettings
+
+Format = Literal["csv", "jsonl", "parquet"]
+PARQUET_ROWS = 1 << 17
+# An integer as programs write it; "007" is a name, not a number.
+INTEGER = r"^-?(0|[1-9][0-9]*)$"
+INTEGER_SHARE = 0.95
+SEPARATOR_NAMES = {"comma": ",", "tab": "\t", "semicolon": ";", "bar": "|"}
+
+
+class EventSourceSettings(SourceSettings):
+    """A log of events, one a line or row."""
+
+    format: Literal["auto", "csv", "jsonl", "parquet"] = "auto"
+    """Kind of file. auto: by extension (.csv .tsv .txt .jsonl .ndjson .parquet, each also .gz),
+    else by its first bytes. csv stands for any text with a separator."""
+
+    separator: str = "auto"
+    """Between the fields of text: one character, or comma, tab, semicolon, bar. auto: told from the
+    first line."""
+
+    quote: str = '"'
+    """The character around fields that hold separators; '' if quotes mean nothing."""
+
+    column_names: list[str] | None = None
+    """Names of the columns, in order, for text files without a header row."""
+
+    id_type: Literal["auto", "integer", "string"] = "auto"
+    """Type of the ids. auto: integer (64 bits, signed) if the beginning of the log shows integers
+    only, else string; told for each id column apart."""
+
+    types: dict[str, Literal["integer", "string"]] = Field(default_factory=dict)
+    """Type of single id or categorical columns, by their name in the output; over id_type."""
+
+    time_format: Literal["auto", "unix_s", "unix_ms", "iso"] = "auto"
+    """Unix seconds (fractions allowed), unix milliseconds, or ISO 8601 (without a zone: UTC).
+    auto: told from the beginning of the log and named in the manifest."""
+
+    null_values: list[str] = Field(default=[""])
+    """Texts that stand for a missing value."""
+
+    @field_validator("separator")
+    @classmethod
+    def _separator(cls, value: str) -> str:
+        value = SEPARATOR_NAMES.get(value, value)
+        if value != "auto" and (len(value.encode()) != 1 or value in "\r\n"):
+            raise ValueError("separator must be one ASCII character, a name such as tab, or auto")
+        return value
+
+    @field_validator("quote")
+    @classmethod
+    def _quote(cls, value: str) -> str:
+        if len(value.encode()) > 1 or value in ("\r", "\n"):
+            raise ValueError("quote must be one ASCII character, or '' for none")
+        return value
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some rows of a Parquet file; ``first_row`` counts from 1."""
+
+    rows: pa.RecordBatch
+    first_row: int
+    bytes_read: int
+
+
+class EventReader:
+    """Reads events by a list of columns; see :class:`pipeline.ingest.shards.FileReader`.
+
+    Args:
+        keep: values of the ``event_type`` column that are kept; None keeps all.
+    """
+
+    def __init__(
+        self,
+        settings: EventSourceSettings,
+        columns: Sequence[Column],
+        files: Sequence[InputFile],
+        keep: Sequence[Any] | None = None,
+    ) -> None:
+        self.settings = settings
+        self.columns = list(columns)
+        self.wanted = [column.source for column in columns]
+        self._json_schema = pa.schema([(name, pa.string()) for name in self.wanted])
+        self.columns = self._look(files)
+        fields = [pa.field(column.name, column.arrow_type) for column in self.columns]
+        self.schema = pa.schema(fields)
+        self.keep = None if keep is None else self._kept(keep)
+
+    def pieces(self, file: InputFile, faults: list[str]) -> Iterator[Any]:
+        kind = file_format(file.path, self.settings.format)
+        if kind == "parquet":
+            yield from self._parquet_pieces(file)
+            return
+        source = TextSource(file.path)
+        try:
+            limits = self.settings.block_bytes, self.settings.max_line_bytes
+            blocks = text_blocks(source, *limits)
+            if kind == "jsonl":
+                yield from blocks
+            else:
+                yield from self._delimited_pieces(file.path, blocks)
+            if source.fault:
+                faults.append(source.fault)
+        finally:
+            source.close()
+
+    def _delimited_pieces(self, path: Path, blocks: Iterator[Block]) -> Iterator[delimited.Piece]:
+        settings = self.settings
+        checked = False
+        for piece in delimited.pieces(
+            path, blocks, settings.separator, settings.quote, settings.column_names, self.wanted
+        ):
+            if not checked and piece.dialect.names:
+                mark = piece.dialect.separator
+                mark = delimited.SEPARATORS.get(mark, repr(mark))
+                self._check_columns(path, list(piece.dialect.names), f"separated by {mark}")
+                checked = True
+            yield piece
+
+    def _parquet_pieces(self, file: InputFile) -> Iterator[Batch]:
+        try:
+            with pq.ParquetFile(file.path) as parquet:
+                self._check_columns(file.path, parquet.schema_arrow.names, "in Parquet")
+                row, total = 1, max(1, parquet.metadata.num_rows)
+                for batch in parquet.iter_batches(PARQUET_ROWS, columns=self.wanted):
+                    yield Batch(batch, row, file.size * batch.num_rows // total)
+                    row += batch.num_rows
+        except (pa.ArrowInvalid, OSError) as error:
+            raise UserError(f"{file.path}: not a whole Parquet file ({error})") from None
+
+    def _check_columns(self, path: Path, found: list[str], how: str) -> None:
+        for column in self.columns:
+            if found.count(column.source) == 1:
+                continue
+            fault = "no column" if column.source not in found else "more than one column"
+            raise UserError(
+                f"{path}: {fault} '{column.source}' (setting {column.setting}). Found {how}: "
+                f"{', '.join(found[:50]) or 'nothing'}. Correct {column.setting}, or separator or "
+                "format if this is not how the file is laid out, or give column_names if it has no "
+                "header row."
+            )
+
+    def _rows(self, piece: Any) -> Rows:
+        if isinstance(piece, Batch):
+            arrays = {name: piece.rows.column(name) for name in self.wanted}
+            lines = piece.first_row + np.arange(piece.rows.num_rows)
+            return Rows(arrays, lines, lambda row: row_text(piece.rows, row), [], piece.bytes_read)
+        if isinstance(piece, Block):
+            return jsonlines.read_rows(piece, self._json_schema, self.settings.max_line_bytes)
+        return delimited.read_rows(piece, self.wanted, self.settings.max_line_bytes)
+
+    def parse(self, file: InputFile, piece: Any) -> Parsed:
+        rows = self._rows(piece)
+        count = len(rows.lines)
+        good = np.ones(count, bool)
+        bad = list(rows.bad)
+        arrays = []
+        for column in self.columns:
+            source = rows.arrays.get(column.source)
+            source = pa.nulls(count, pa.string()) if source is None else source
+            values, wrong, reason = convert(column, source, self.settings.null_values)
+            arrays.append(values)
+            for row in np.flatnonzero(wrong & good).tolist():
+                value = str(source[row].as_py())[:80]
+                text = f"{column.source}: {reason}: {value!r}"
+                bad.append(
+                    BadLine(int(rows.lines[row]), f"{column.name} wrong", text, rows.text(row))
+                )
+            good &= ~wrong
+            if column.required:
+                absent = np.asarray(values.is_null()) & good
+                for row in np.flatnonzero(absent).tolist():
+                    text = f"{column.source}: missing"
+                    kind = f"{column.name} missing"
+                    bad.append(BadLine(int(rows.lines[row]), kind, text, rows.text(row)))
+                good &= ~absent
+        table = pa.Table.from_arrays(arrays, schema=self.schema)
+        if not good.all():
+            table = table.filter(pa.array(good))
+        before = table.num_rows
+        if self.keep is not None:
+            table = table.filter(pc.is_in(table["event_type"], self.keep))
+        bad.sort(key=lambda line: line.line)
+        return Parsed(table, bad, rows.bytes_read, before - table.num_rows)
+
+    def _look(self, files: Sequence[InputFile]) -> list[Column]:
+        """The columns with the types and time format that the beginning of the log shows."""
+        for file in files:
+            kind = file_format(file.path, self.settings.format)
+            for piece in self.pieces(file, []):
+                if kind == "jsonl":
+                    self._look_at_json(file.path, piece)
+                rows = self._rows(piece)
+                if len(rows.lines):
+                    return [self._resolved(column, rows) for column in self.columns]
+        return [self._resolved(column, None) for column in self.columns]
+
+    def _look_at_json(self, path: Path, block: Block) -> None:
+        found = jsonlines.keys(block)
+        if found:
+            self._check_columns(path, found, "as keys of JSON lines")
+        vectors = {column.source for column in self.columns if column.kind == "vector"}
+        self._json_schema = jsonlines.guess_schema(block, self.wanted, vectors)
+
+    def _resolved(self, column: Column, rows: Rows | None) -> Column:
+        array = pa.nulls(0, pa.string()) if rows is None else rows.arrays[column.source]
+        if isinstance(array, pa.DictionaryArray):
+            array = array.dictionary_decode()
+        if is_text(array):
+            array = array.filter(
+                pc.invert(pc.is_in(array, pa.array(self.settings.null_values, array.type)))
+            )
+        array = array.drop_null()
+        if column.kind == "time":
+            chosen = self.settings.time_format
+            chosen = guess_time_format(array) if chosen == "auto" else chosen
+            return dataclasses.replace(column, time_format=chosen)
+        if column.kind == "vector":
+            lengths = pc.list_value_length(convert(column, array, [])[0]).drop_null()
+            return dataclasses.replace(column, width=lengths[0].as_py() if len(lengths) else 0)
+        if column.kind in ("id", "category"):
+            chosen = self.settings.id_type if column.kind == "id" else "auto"
+            chosen = self.settings.types.get(column.name, chosen)
+            integer = looks_integer(array) if chosen == "auto" else chosen == "integer"
+            return dataclasses.replace(column, type=pa.int64() if integer else pa.string())
+        return column
+
+    def _kept(self, keep: Sequence[Any]) -> pa.Array:
+        type = self.schema.field("event_type").type
+        try:
+            return pa.array([str(value) for value in keep]).cast(type)
+        except pa.ArrowInvalid:
+            raise UserError(
+                f"keep_event_types: event_type holds integers in this log, got {list(keep)}"
+            ) from None
+
+
+def file_format(path: Path, setting: str) -> Format:
+    """The kind of a file: as set, else by its extension, else by its first bytes."""
+    if setting != "auto":
+        return setting
+    if is_parquet(path):
+        return "parquet"
+    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
+    if suffix == ".parquet" and path.stat().st_size:
+        raise UserError(f"{path}: named .parquet, but this is not Parquet data (setting format)")
+    if suffix in (".jsonl", ".ndjson", ".json"):
+        return "jsonl"
+    if suffix in (".csv", ".tsv", ".txt", ".inter", ".dat"):
+        return "csv"
+    source = TextSource(path)
+    try:
+        return "jsonl" if source.read(64).lstrip().startswith(b"{") else "csv"
+    finally:
+        source.close()
+
+
+def looks_integer(array: pa.Array) -> bool:
+    """Whether nearly all values are integers (of any size; a cell may be bad)."""
+    if not is_text(array):
+        if pa.types.is_floating(array.type):
+            return bool(len(array)) and bool(pc.all(pc.equal(pc.floor(array), array)).as_py())
+        return pa.types.is_integer(array.type)
+    return _share(array, INTEGER) >= INTEGER_SHARE
+
+
+def guess_time_format(array: pa.Array) -> TimeFormat:
+    """unix_s, unix_ms or iso, by what most of the values look like."""
+    if is_text(array):
+        if _share(array, r"^\s*-?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?\s*$") <= 0.5:
+            return "iso"
+        numbers = [float(text) for text in array.to_pylist() if re.match(r"\s*-?[0-9.]+$", text)]
+    elif pa.types.is_integer(array.type) or pa.types.is_floating(array.type):
+        numbers = array.to_pylist()
+    else:
+        return "iso"
+    return "unix_ms" if numbers and float(np.median(numbers)) > MILLISECONDS_FROM else "unix_s"
+
+
+def _share(array: pa.Array, pattern: str) -> float:
+    if not len(array):
+        return 0.0
+    return pc.sum(pc.match_substring_regex(array, pattern)).as_py() / len(array)

@@ -1,0 +1,39 @@
+"""Settings that every kind of raw log has in common."""
+
+from pydantic import Field, model_validator
+
+from core.settings import Settings
+
+MEBIBYTE = 1 << 20
+
+
+class SourceSettings(Settings):
+    """Where a raw log lies, and how much of it may be bad."""
+
+    path: str | list[str] | None = None
+    """A file, a folder, a glob, or a list of these. Folders and globs are read in natural order
+    (day_2 before day_10). None: the folder that the stage is given."""
+
+    max_bad_fraction: float = Field(default=0.01, ge=0, le=1)
+    """Share of lines that may be quarantined before the stage fails. A single bad line is always
+    let through, however short the log, unless this is 0."""
+
+    rows_per_shard: int = Field(default=1_000_000, ge=1)
+    """Rows in each Parquet shard; a shard never spans two input files."""
+
+    max_line_bytes: int = Field(default=MEBIBYTE, ge=16)
+    """Longer lines are quarantined, whatever they hold."""
+
+    block_bytes: int = Field(default=4 * MEBIBYTE, ge=64)
+    """Text is read and parsed in pieces of this size; memory grows with it times the workers."""
+
+    workers: int = Field(default=0, ge=0)
+    """Threads that parse and write; 0 means one per core. The output does not depend on it."""
+
+    @model_validator(mode="after")
+    def _path_is_given(self) -> "SourceSettings":
+        if self.path is not None and not (
+            self.path if isinstance(self.path, str) else any(self.path)
+        ):
+            raise ValueError("path is empty; give a file, a folder, a glob or a list of them")
+        return self

@@ -1,0 +1,419 @@
+"""Raw Parquet → feature Parquet: fits a workflow on the training split, applies it to every split.
+
+The work is cut into parts that each fit in memory. A part's features are one Parquet file, written
+whole or not at all, so a run that was killed goes on from the finished parts; ``plan.json`` holds
+what the parts were made from, and where that has changed nothing old is used.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from core import cluster as dask_cluster
+from core.artifacts import read_json, write_json, write_parquet
+from core.cluster import ClusterSettings
+from core.console import say
+from core.errors import UserError
+from core.merlin import ColumnSchema, Dataset, Schema, Workflow, schema_to_json
+from core.settings import Settings
+from pipeline import sessionize, splits
+from pipeline.sessionize import SessionizeSettings
+from pipeline.splits import SPLITS, SplitSettings
+from workflows import ranking as ranking_workflow
+from workflows import sessions as sessions_workflow
+from workflows.ops.categorify import OOV
+from workflows.ranking import RankingWorkflowSettings
+from workflows.sessions import SessionsWorkflowSettings
+from workflows.state import save_state
+
+ROW_GROUP = 65_536
+PLAN, MANIFEST, SCHEMA, STATE = "plan.json", "manifest.json", "schema.json", "state"
+
+
+class RankingPreprocessSettings(Settings):
+    """Click logs → features."""
+
+    split: SplitSettings = SplitSettings()
+    workflow: RankingWorkflowSettings = RankingWorkflowSettings()
+    rows_per_part: int = Field(250_000, ge=1)
+    """Rows that a worker holds at once; memory grows with it, about 1 KB a row."""
+
+
+class SessionsPreprocessSettings(Settings):
+    """Clickstreams → features."""
+
+    split: SplitSettings = SplitSettings()
+    sessions: SessionizeSettings = SessionizeSettings()
+    workflow: SessionsWorkflowSettings = SessionsWorkflowSettings()
+    events_per_part: int = Field(500_000, ge=1)
+    """Events that a worker holds at once, about."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One unit of work: what it reads, and the feature file it becomes."""
+
+    split: str
+    number: int
+    source: Any
+
+    def path(self, output: Path) -> Path:
+        return output / self.split / f"part-{self.number:05d}.parquet"
+
+
+Read = Callable[[Any, str], pd.DataFrame]
+
+
+def preprocess_ranking(
+    raw: str | Path,
+    output: str | Path,
+    settings: RankingPreprocessSettings | None = None,
+    cluster: ClusterSettings | None = None,
+) -> dict[str, Any]:
+    """Makes ranking features of the raw Parquet in ``raw``.
+
+    Returns:
+        The manifest that was written to ``output/manifest.json``.
+    """
+    settings = settings or RankingPreprocessSettings()
+    raw, output = Path(raw), Path(output)
+    manifest = raw_manifest(raw)
+    ranges = split_ranges(manifest, settings)
+    parts = ranking_parts(raw, manifest, settings, ranges)
+    begin(output, plan_of(settings, manifest))
+    with dask_cluster.start(cluster or ClusterSettings()) as client:
+        workflow = ranking_workflow.build(settings.workflow)
+        return fit_and_apply(
+            client,
+            workflow,
+            parts,
+            read_rows,
+            ranking_workflow.raw_schema(),
+            output,
+            {"unit": "rows", "generated": generated(manifest), "ranges": ranges},
+        )
+
+
+def preprocess_sessions(
+    raw: str | Path,
+    output: str | Path,
+    settings: SessionsPreprocessSettings | None = None,
+    cluster: ClusterSettings | None = None,
+) -> dict[str, Any]:
+    """Makes session features of the raw events in ``raw``; see :func:`preprocess_ranking`."""
+    settings = settings or SessionsPreprocessSettings()
+    raw, output = Path(raw), Path(output)
+    manifest = raw_manifest(raw)
+    begin(output, plan_of(settings, manifest))
+    with dask_cluster.start(cluster or ClusterSettings()) as client:
+        reader, buckets = prepare_sessions(client, raw, manifest, settings, output / "events")
+        parts = [Part(split, bucket, bucket) for split in SPLITS for bucket in buckets]
+        columns = [name for name in manifest["columns"]]
+        workflow = sessions_workflow.build(settings.workflow, columns)
+        sample = reader(buckets[0], "train")
+        about = {"unit": "sessions", "generated": generated(manifest)}
+        done = fit_and_apply(client, workflow, parts, reader, _schema_of(sample), output, about)
+    shutil.rmtree(output / "events")
+    return done
+
+
+# the plan
+
+
+def raw_manifest(raw: Path) -> dict[str, Any]:
+    """The manifest of ingested data; its absence or emptiness is a UserError."""
+    if not (raw / MANIFEST).is_file():
+        raise UserError(
+            f"{raw}: no {MANIFEST} there; this is not the output of a finished ingest. "
+            "Run 'merlin-pipeline ingest' first"
+        )
+    manifest = read_json(raw / MANIFEST)
+    if not manifest["shards"]:
+        raise UserError(f"{raw / MANIFEST}: the ingested log has no rows")
+    return manifest
+
+
+def plan_of(settings: Settings, manifest: dict[str, Any]) -> dict[str, Any]:
+    """What the features depend on; equal plans give equal bytes."""
+    described = json.dumps(manifest, sort_keys=True).encode()
+    return {
+        "settings": settings.model_dump(mode="json"),
+        "raw": hashlib.sha256(described).hexdigest(),
+        "format": 1,
+    }
+
+
+def begin(output: Path, plan: dict[str, Any]) -> None:
+    """Keeps what an interrupted run of the same plan left in ``output``, or clears it."""
+    if (output / PLAN).is_file() and read_json(output / PLAN) == plan:
+        (output / MANIFEST).unlink(missing_ok=True)
+        return
+    for name in (*SPLITS, STATE, "events"):
+        shutil.rmtree(output / name, ignore_errors=True)
+    for name in (MANIFEST, SCHEMA, PLAN):
+        (output / name).unlink(missing_ok=True)
+    write_json(output / PLAN, plan)
+
+
+def generated(manifest: dict[str, Any]) -> str | None:
+    """The folder of a generated log, which holds the true probabilities; None for a real log."""
+    folders = {str(Path(entry["file"]).parent) for entry in manifest.get("inputs", ())}
+    if len(folders) == 1 and not manifest.get("rows_quarantined"):
+        folder = folders.pop()
+        return folder if (Path(folder) / "truth.parquet").is_file() else None
+    return None
+
+
+# ranking: rows in input order
+
+
+def split_ranges(
+    manifest: dict[str, Any], settings: RankingPreprocessSettings
+) -> dict[str, tuple[int, int]]:
+    """First and last-plus-one row of each split in the log."""
+    days: dict[Any, int] = {}
+    for shard in manifest["shards"]:
+        days[shard["source_index"]] = days.get(shard["source_index"], 0) + shard["rows"]
+    return splits.row_ranges(settings.split, np.array(list(days.values())))
+
+
+def ranking_parts(
+    raw: Path,
+    manifest: dict[str, Any],
+    settings: RankingPreprocessSettings,
+    ranges: dict[str, tuple[int, int]],
+) -> list[Part]:
+    """Cuts every split into parts of at most ``rows_per_part`` rows of one shard."""
+    shards = manifest["shards"]
+    parts = []
+    for split, (first, last) in ranges.items():
+        number = at = 0
+        for shard in shards:
+            start, stop = max(first, at) - at, min(last, at + shard["rows"]) - at
+            for row in range(start, stop, settings.rows_per_part):
+                end = min(stop, row + settings.rows_per_part)
+                parts.append(Part(split, number, (str(raw / shard["file"]), row, end)))
+                number += 1
+            at += shard["rows"]
+    return parts
+
+
+def read_rows(source: tuple[str, int, int], split: str) -> pd.DataFrame:
+    """Rows ``start`` to ``stop`` of one raw file; only the row groups that hold them are read."""
+    path, start, stop = source
+    names = ranking_workflow.empty_frame().columns.tolist()
+    file = pq.ParquetFile(path)
+    groups, offset, at = [], None, 0
+    for group in range(file.num_row_groups):
+        rows = file.metadata.row_group(group).num_rows
+        if at < stop and at + rows > start:
+            groups.append(group)
+            offset = at if offset is None else offset
+        at += rows
+    table = file.read_row_groups(groups, columns=names).slice(start - (offset or 0), stop - start)
+    frame = table.to_pandas()
+    types = ranking_workflow.empty_frame().dtypes.to_dict()
+    return frame.astype(types, copy=False)
+
+
+# sessions: events, dealt to buckets
+
+
+def prepare_sessions(
+    client: Any,
+    raw: Path,
+    manifest: dict[str, Any],
+    settings: SessionsPreprocessSettings,
+    events: Path,
+) -> tuple["SessionReader", list[int]]:
+    """Brings the events of each session together; returns a reader of buckets and their numbers."""
+    total = sum(shard["rows"] for shard in manifest["shards"])
+    buckets = max(1, -(-total // settings.events_per_part))
+    shards, at = [], 0
+    sources = list(range(len(manifest["inputs"])))
+    held_out = sources[-settings.split.test_files :] if settings.split.kind == "files" else []
+    if settings.split.kind == "files" and len(held_out) == len(sources):
+        raise UserError(
+            f"split.kind 'files' with test_files {settings.split.test_files} leaves nothing to "
+            f"train: the log has {len(sources)} input file(s)"
+        )
+    for number, shard in enumerate(manifest["shards"]):
+        group = int(shard["source_index"] in held_out)
+        place = {"number": number, "first_row": at, "group": group}
+        shards.append({"path": str(raw / shard["file"]), **place})
+        at += shard["rows"]
+    shutil.rmtree(events, ignore_errors=True)
+    dask_cluster.run(client, "bringing sessions together", sessionize.deal, shards, events, buckets)
+    found = dask_cluster.run(
+        client, "sorting sessions", sessionize.sort_bucket, range(buckets), events
+    )
+    sessions = np.concatenate(found)
+    bounds = _bounds(settings.split, sessions)
+    supported = None
+    if settings.sessions.min_item_support > 1:
+        counts = dask_cluster.run(
+            client, "counting items", sessionize.item_counts, range(buckets), events, bounds
+        )
+        counted = pl.concat([part for part in counts if len(part)]).group_by("item_id").sum()
+        enough = counted.filter(pl.col("len") >= settings.sessions.min_item_support)
+        supported = enough["item_id"].sort()
+    reader = SessionReader(events, bounds, settings.sessions, supported)
+    return reader, [bucket for bucket in range(buckets) if len(found[bucket])]
+
+
+def _bounds(split: SplitSettings, sessions: np.ndarray) -> dict[str, int]:
+    if split.kind == "files":
+        training = sessions[sessions[:, 0] == 0, 1]
+        after_all = int(sessions[:, 1].max()) + 1
+        return {"valid_start": splits.valid_bound(split, training), "test_start": after_all}
+    valid_start, test_start = splits.start_bounds(split, sessions[:, 1])
+    return {"valid_start": valid_start, "test_start": test_start}
+
+
+@dataclass(frozen=True)
+class SessionReader:
+    """Reads the sessions of one bucket and split; can be sent to a worker."""
+
+    events: Path
+    bounds: dict[str, int]
+    settings: SessionizeSettings
+    supported: pl.Series | None
+
+    def __call__(self, bucket: int, split: str) -> pd.DataFrame:
+        return sessionize.read_sessions(
+            bucket, self.events, split, self.bounds, self.settings, self.supported
+        )
+
+
+def _schema_of(frame: pd.DataFrame) -> Schema:
+    return Schema([ColumnSchema(name, dtype=frame[name].dtype) for name in frame.columns])
+
+
+# both: fit, apply, write
+
+
+def fit_and_apply(
+    client: Any,
+    workflow: Workflow,
+    parts: list[Part],
+    read: Read,
+    input_schema: Schema,
+    output: Path,
+    about: dict[str, Any],
+) -> dict[str, Any]:
+    """Fits on the train parts, writes the features of every part, the schema and the state."""
+    import dask.dataframe as dd
+
+    say(f"fitting the workflow on {sum(part.split == 'train' for part in parts)} part(s)")
+    sources = [part.source for part in parts if part.split == "train"]
+    frame = read(sources[0], "train").iloc[:0]
+    training = dd.from_map(read, sources, split="train", meta=frame, enforce_metadata=False)
+    workflow.fit(Dataset(training, schema=input_schema, cpu=_on_cpu(frame)))
+    save_state(workflow, output / STATE)
+    workflow.executor = type(workflow.executor)()  # without this client: the workers have theirs
+    written = dask_cluster.run(
+        client, "writing features", apply_part, parts, workflow, read, str(output)
+    )
+    schema = workflow.output_schema
+    (output / SCHEMA).write_text(schema_to_json(schema), encoding="utf-8")
+    manifest = summary(parts, written, schema, about)
+    write_json(output / MANIFEST, manifest)
+    return manifest
+
+
+def _on_cpu(frame: Any) -> bool:
+    return isinstance(frame, pd.DataFrame)
+
+
+def apply_part(part: Part, workflow: Workflow, read: Read, output: str) -> dict[str, Any]:
+    """Writes the features of one part unless they are there already; returns what it holds."""
+    path = part.path(Path(output))
+    if not path.exists():
+        frame = read(part.source, part.split)
+        table = features_table(workflow, frame)
+        write_parquet(path, table, row_group_size=ROW_GROUP)
+    return describe_part(path, workflow.output_schema)
+
+
+def features_table(workflow: Workflow, frame: pd.DataFrame) -> pa.Table:
+    """The features of one frame, with the types of the workflow's schema."""
+    features = workflow.transform(frame) if len(frame) else None
+    columns = {}
+    for column in workflow.output_schema:
+        kind = arrow_type(column)
+        values = [] if features is None else features[column.name].to_numpy()
+        if column.is_list:
+            columns[column.name] = _list_array(values, kind.value_type)
+        else:
+            columns[column.name] = pa.array(values).cast(kind)
+    return pa.table(columns)
+
+
+def arrow_type(column: Any) -> pa.DataType:
+    """The Arrow type of a schema's column."""
+    name = column.dtype.name
+    element = pa.string() if name in ("str", "string", "object") else None
+    if name.startswith("datetime64"):
+        element = pa.timestamp("ms")
+    element = element or pa.from_numpy_dtype(np.dtype(name))
+    return pa.list_(element) if column.is_list else element
+
+
+def _list_array(lists: Any, element: pa.DataType) -> pa.ListArray:
+    lengths = np.fromiter((len(values) for values in lists), np.int32, len(lists))
+    offsets = np.zeros(len(lists) + 1, np.int32)
+    np.cumsum(lengths, out=offsets[1:])
+    flat = np.concatenate(lists) if len(lists) else np.empty(0)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat).cast(element))
+
+
+def describe_part(path: Path, schema: Schema) -> dict[str, Any]:
+    """Rows, events and unknown values of one written part."""
+    file = pq.ParquetFile(path)
+    coded = [column for column in schema if column.int_domain]
+    table = file.read(columns=[column.name for column in coded])
+    described: dict[str, Any] = {"rows": file.metadata.num_rows, "oov": {}, "values": {}}
+    for column in coded:
+        values = table[column.name].combine_chunks()
+        if column.is_list:
+            values = values.flatten()
+        codes = values.to_numpy()
+        described["oov"][column.name] = int((codes == OOV).sum())
+        described["values"][column.name] = len(codes)
+    return described
+
+
+def summary(
+    parts: list[Part], written: list[dict[str, Any]], schema: Schema, about: dict[str, Any]
+) -> dict[str, Any]:
+    """The features' manifest: rows and share of unseen values a split, codes a column."""
+    unit = about["unit"]
+    manifest: dict[str, Any] = {**about, "splits": {}, "cardinality": {}}
+    for column in schema:
+        if column.int_domain:
+            manifest["cardinality"][column.name] = int(column.int_domain.max) + 1
+    for split in SPLITS:
+        mine = [found for part, found in zip(parts, written, strict=True) if part.split == split]
+        rates = {}
+        for name in manifest["cardinality"]:
+            values = sum(found["values"][name] for found in mine)
+            unknown = sum(found["oov"][name] for found in mine)
+            rates[name] = round(unknown / values, 6) if values else 0.0
+        rows = sum(found["rows"] for found in mine)
+        if rows == 0 and split != "test":
+            raise UserError(
+                f"the {split} split has no {unit}: the log is too short for its split settings"
+            )
+        manifest["splits"][split] = {unit: rows, "files": len(mine), "oov_rate": rates}
+    return manifest

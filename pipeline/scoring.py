@@ -1,0 +1,197 @@
+"""Raw logs in, predictions out, from an exported bundle alone."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+
+from core.artifacts import atomic_path, read_json, write_parquet
+from core.console import progress, say
+from core.errors import UserError
+from core.merlin import Workflow
+from pipeline import preprocess, sessionize
+from pipeline.params import settings_class
+from pipeline.stages.export import BUNDLE_FILE
+from pipeline.stages.ingest import ingest
+from pipeline.stages.train import load_model, read_schema
+from workflows import ranking as ranking_workflow
+from workflows import sessions as sessions_workflow
+from workflows.ops.categorify import FIRST_VALUE
+from workflows.state import load_state, saved_schema, stat_operators
+
+ROWS_AT_ONCE = 100_000
+SESSIONS_AT_ONCE = 256
+
+
+class Bundle:
+    """An exported model with the workflow that feeds it."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        if not (self.folder / BUNDLE_FILE).is_file():
+            raise UserError(
+                f"{folder}: no {BUNDLE_FILE} there; make it by 'merlin-pipeline export'"
+            )
+        self.record = read_json(self.folder / BUNDLE_FILE)
+        self.recipe = self.record["recipe"]
+        self.schema = read_schema(self.folder)
+        self.model, _ = load_model(self.folder, self.schema)
+        preprocessing = settings_class(f"{self.recipe}.preprocess")
+        self.preprocess = preprocessing(**self.record["preprocess"])
+        self.source = settings_class(f"{self.recipe}.source")(**self.record["source"])
+
+    def workflow(self) -> Workflow:
+        """The workflow that made the training features, with its fitted state."""
+        inputs = saved_schema(self.folder / "state", "input")
+        if self.recipe == "ranking":
+            workflow = ranking_workflow.build(self.preprocess.workflow)
+        else:
+            workflow = sessions_workflow.build(self.preprocess.workflow, inputs.column_names)
+        return load_state(workflow, self.folder / "state", inputs)
+
+    def require(self, recipe: str, command: str) -> None:
+        if self.recipe != recipe:
+            raise UserError(
+                f"{self.folder}: a bundle of '{self.recipe}'; {command} needs '{recipe}'"
+            )
+
+
+def write_table(frame: pl.DataFrame, output: str | Path) -> None:
+    """Writes ``.parquet`` or ``.csv``, by the name's ending, atomically."""
+    output = Path(output)
+    if output.suffix == ".parquet":
+        write_parquet(output, frame.to_arrow())
+    elif output.suffix == ".csv":
+        with atomic_path(output) as partial:
+            frame.write_csv(partial)
+    else:
+        raise UserError(f"{output}: expected a name ending in .parquet or .csv")
+
+
+def score(bundle: str | Path, input: str | Path, output: str | Path) -> pl.DataFrame:
+    """The click probability of every row of a raw Criteo log.
+
+    Returns:
+        ``row`` (from 0, in input order, of the rows that could be read) and ``probability``, as
+        written to ``output``.
+    """
+    loaded = Bundle(bundle)
+    loaded.require("ranking", "score")
+    workflow = loaded.workflow()
+    with tempfile.TemporaryDirectory() as scratch:
+        manifest = ingest("ranking", loaded.source, input, Path(scratch) / "raw")
+        frames = list(_probabilities(loaded, workflow, Path(scratch) / "raw", manifest))
+    scored = pl.DataFrame({"probability": np.concatenate(frames)}).with_row_index("row")
+    write_table(scored, output)
+    say(f"score: {len(scored):,} rows → {output}")
+    return scored
+
+
+def _probabilities(
+    loaded: Bundle, workflow: Workflow, raw: Path, manifest: dict[str, Any]
+) -> Iterator[np.ndarray]:
+    import torch
+
+    with progress("scoring", manifest["rows_written"], "rows") as advance:
+        for shard in manifest["shards"]:
+            for first in range(0, shard["rows"], ROWS_AT_ONCE):
+                last = min(shard["rows"], first + ROWS_AT_ONCE)
+                path = str(raw / shard["file"])
+                frame = workflow.transform(preprocess.read_rows((path, first, last), "test"))
+                names = loaded.model.input_names
+                inputs = {name: torch.from_numpy(frame[name].to_numpy()) for name in names}
+                with torch.inference_mode():
+                    yield torch.sigmoid(loaded.model(inputs).double()).numpy()
+                advance(last - first)
+
+
+def recommend(
+    bundle: str | Path, input: str | Path, output: str | Path, k: int = 20
+) -> pl.DataFrame:
+    """The ``k`` items most likely to come next in every session of a raw clickstream.
+
+    The item viewed last is not recommended. A session of which no item is known gets the most
+    frequent items of the training log.
+
+    Returns:
+        ``session_id``, ``rank`` (from 1), ``item_id`` (as in the raw log) and ``score``, as
+        written to ``output``.
+    """
+    loaded = Bundle(bundle)
+    loaded.require("sessions", "recommend")
+    workflow = loaded.workflow()
+    items = stat_operators(workflow)[0].vocabulary["item_id"]
+    k = min(k, len(items))
+    with tempfile.TemporaryDirectory() as scratch:
+        manifest = ingest("sessions", loaded.source, input, Path(scratch) / "raw")
+        events = _events(Path(scratch) / "raw", manifest, loaded, saved_columns(workflow))
+    sessions = workflow.transform(events)
+    found = []
+    with progress("recommending", len(sessions), "sessions") as advance:
+        for first in range(0, len(sessions), SESSIONS_AT_ONCE):
+            chunk = sessions.iloc[first : first + SESSIONS_AT_ONCE]
+            codes, scores = _next_items(loaded.model, chunk, k)
+            found.append(
+                pl.DataFrame(
+                    {
+                        "session_id": np.repeat(chunk["session_id"].to_numpy(), k),
+                        "rank": np.tile(np.arange(1, k + 1), len(chunk)),
+                        "item_id": pl.Series(items.take(codes.ravel() - FIRST_VALUE)),
+                        "score": scores.ravel(),
+                    }
+                )
+            )
+            advance(len(chunk))
+    recommended = pl.concat(found)
+    write_table(recommended, output)
+    say(f"recommend: {len(sessions):,} sessions, {k} items each → {output}")
+    return recommended
+
+
+def saved_columns(workflow: Workflow) -> list[str]:
+    return workflow.input_schema.column_names
+
+
+def _events(
+    raw: Path, manifest: dict[str, Any], loaded: Bundle, columns: list[str]
+) -> pd.DataFrame:
+    """All events in session and time order, with the columns that the workflow reads."""
+    missing = [name for name in columns if name not in manifest["columns"]]
+    if missing:
+        raise UserError(f"the log lacks the column {', '.join(missing)}, which the model was given")
+    shards = [raw / shard["file"] for shard in manifest["shards"]]
+    events = pl.concat([pl.read_parquet(shard, columns=columns) for shard in shards])
+    events = events.sort(sessionize.SESSION, sessionize.TIME, maintain_order=True)
+    return sessionize.to_pandas(events.to_arrow())
+
+
+def _next_items(model: Any, chunk: pd.DataFrame, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Codes and scores of the best ``k`` next items, each ``(sessions, k)``."""
+    import torch
+
+    from training.sessions import ragged
+
+    offsets = np.zeros(len(chunk) + 1, np.int64)
+    np.cumsum([len(items) for items in chunk[model.item]], out=offsets[1:])
+    columns = {
+        name: torch.from_numpy(np.concatenate(chunk[name].to_list())) for name in model.columns
+    }
+    sessions = ragged.Sessions(columns, torch.from_numpy(offsets))
+    sessions = ragged.drop_repeats(ragged.drop_unknown(sessions, model.item), model.item)
+    known = sessions.lengths > 0
+    steps = sessions.offsets[1:][known] - 1
+    # Frequency order is code order, so falling scores are the popular items' ranking.
+    scores = -torch.arange(model.num_items, dtype=torch.float32).repeat(len(chunk), 1)
+    with torch.inference_mode():
+        if len(steps):
+            windows = ragged.windows_through(sessions, steps, model.max_length)
+            scores[known] = model.scores(ragged.pad(sessions, windows)).float()
+            viewed = sessions.columns[model.item][steps].long()
+            scores[known.nonzero().squeeze(1), viewed] = -torch.inf
+        scores[:, : ragged.FIRST_ITEM] = -torch.inf
+        best = scores.topk(k, dim=1)
+    return best.indices.numpy(), best.values.numpy()

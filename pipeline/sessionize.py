@@ -1,0 +1,151 @@
+"""Raw events in any order → whole sessions in time order, out of core.
+
+NVTabular's workflows see one partition at a time, so the events of a session must stand together.
+Events are dealt to buckets by a hash of their session id, each bucket is sorted by session, time
+and input order, and a bucket fits in memory whatever the size of the log.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+from pydantic import Field, model_validator
+
+from core.artifacts import write_parquet
+from core.settings import Settings
+
+SESSION, ITEM, TIME = "session_id", "item_id", "timestamp"
+ORDER, GROUP, START = "_order", "_group", "_start"
+
+
+class SessionizeSettings(Settings):
+    """Which events and sessions are kept, and how sessions are cut."""
+
+    drop_repeats: bool = True
+    """Keeps one of consecutive events on the same item, as the field's protocols do."""
+    min_item_support: int = Field(1, ge=1)
+    """Items with fewer events in the training sessions are left out of them."""
+    min_length: int = Field(2, ge=2)
+    """Sessions with fewer events than this are left out: they have no next item."""
+    max_length: int = Field(50, ge=2)
+    """Longer sessions keep their last events, at most this many."""
+
+    @model_validator(mode="after")
+    def _lengths_fit(self) -> "SessionizeSettings":
+        if self.max_length < self.min_length:
+            raise ValueError(
+                f"max_length ({self.max_length}) is below min_length ({self.min_length})"
+            )
+        return self
+
+
+def bucket_of(sessions: pl.Series, buckets: int) -> np.ndarray:
+    """The bucket of each session id, the same on every machine and in every run."""
+    if sessions.dtype.is_integer():
+        hashed = sessions.cast(pl.Int64).to_numpy().astype(np.uint64)
+        hashed = (hashed ^ (hashed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        hashed = (hashed ^ (hashed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        hashed ^= hashed >> np.uint64(31)
+    else:
+        hashed = pd.util.hash_array(sessions.to_numpy().astype(object), categorize=False)
+    return (hashed % np.uint64(buckets)).astype(np.int32)
+
+
+def deal(shard: Mapping[str, Any], folder: Path, buckets: int) -> None:
+    """Writes the events of one raw shard to ``folder/<bucket>/<shard>.parquet``.
+
+    ``shard``: ``path``, ``number``, ``first_row`` (its place in the log) and ``group`` (0, or 1
+    for a file that tests as a whole: its sessions are never joined with the others').
+    """
+    events = pl.read_parquet(shard["path"], use_statistics=False)
+    rows = np.arange(shard["first_row"], shard["first_row"] + len(events))
+    events = events.with_columns(
+        pl.Series(ORDER, rows, pl.Int64), pl.lit(shard["group"], pl.Int8).alias(GROUP)
+    )
+    where = bucket_of(events[SESSION], buckets)
+    for bucket in np.unique(where):
+        piece = events.filter(pl.Series(where == bucket)).to_arrow()
+        write_parquet(folder / f"{bucket:04d}" / f"{shard['number']:05d}.parquet", piece)
+
+
+def sort_bucket(bucket: int, folder: Path) -> np.ndarray:
+    """Joins and sorts a bucket's pieces into ``folder/events-<bucket>.parquet``.
+
+    Returns:
+        One row a session, shape ``(sessions, 2)``: group, start in milliseconds since 1970 UTC.
+    """
+    pieces = sorted((folder / f"{bucket:04d}").glob("*.parquet"))
+    if not pieces:
+        return np.empty((0, 2), np.int64)
+    events = pl.concat([pl.read_parquet(piece) for piece in pieces])
+    events = events.sort(GROUP, SESSION, TIME, ORDER)
+    keys = [GROUP, SESSION]
+    milliseconds = pl.col(TIME).dt.timestamp("ms")
+    events = events.with_columns(milliseconds.min().over(keys).alias(START)).drop(ORDER)
+    write_parquet(events_file(bucket, folder), events.to_arrow())
+    starts = events.select(GROUP, START, SESSION).unique(maintain_order=True)
+    return starts.select(pl.col(GROUP).cast(pl.Int64), START).to_numpy()
+
+
+def events_file(bucket: int, folder: Path) -> Path:
+    return folder / f"events-{bucket:04d}.parquet"
+
+
+def in_split(split: str, bounds: Mapping[str, Any]) -> pl.Expr:
+    """Which events belong to ``split``: ``bounds`` holds valid_start and test_start (ms)."""
+    start, group = pl.col(START), pl.col(GROUP)
+    held_out = (group == 1) | (start >= bounds["test_start"])
+    if split == "test":
+        return held_out
+    validates = start >= bounds["valid_start"]
+    return ~held_out & (validates if split == "valid" else ~validates)
+
+
+def item_counts(bucket: int, folder: Path, bounds: Mapping[str, Any]) -> pl.DataFrame:
+    """Events of each item in the training sessions of one bucket: ``item_id``, ``len``."""
+    path = events_file(bucket, folder)
+    if not path.exists():
+        return pl.DataFrame({ITEM: [], "len": []}, schema={ITEM: pl.Int64, "len": pl.UInt32})
+    return pl.read_parquet(path).filter(in_split("train", bounds)).group_by(ITEM).len()
+
+
+def read_sessions(
+    bucket: int,
+    folder: Path,
+    split: str,
+    bounds: Mapping[str, Any],
+    settings: SessionizeSettings,
+    supported: pl.Series | None = None,
+) -> pd.DataFrame:
+    """The events of one bucket's sessions of one split, filtered and cut, in session order.
+
+    ``supported``: the items that training sessions may hold (None: all).
+    """
+    events = pl.read_parquet(events_file(bucket, folder)).filter(in_split(split, bounds))
+    if split == "train" and supported is not None:
+        events = events.filter(pl.col(ITEM).is_in(supported.implode()))
+    same_session = pl.col(SESSION).eq_missing(pl.col(SESSION).shift(1))
+    if settings.drop_repeats:
+        repeats = same_session & pl.col(ITEM).eq_missing(pl.col(ITEM).shift(1))
+        events = events.filter(~repeats)
+    length = pl.len().over(SESSION)
+    from_end = length - pl.int_range(pl.len()).over(SESSION)
+    events = events.filter((length >= settings.min_length) & (from_end <= settings.max_length))
+    events = events.drop(GROUP, START)
+    return to_pandas(events.to_arrow())
+
+
+def to_pandas(table: pa.Table) -> pd.DataFrame:
+    """Arrow → pandas as the workflow takes it: naive UTC times, strings as objects."""
+    for name in table.column_names:
+        kind = table.schema.field(name).type
+        at = table.schema.get_field_index(name)
+        if pa.types.is_timestamp(kind):
+            table = table.set_column(at, name, table[name].cast(pa.timestamp("ms")))
+        elif pa.types.is_large_string(kind):
+            table = table.set_column(at, name, table[name].cast(pa.string()))
+    return table.to_pandas()

@@ -1,0 +1,113 @@
+"""Which rows train, which validate and which test, declared by name; never at random."""
+
+from typing import Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from core.errors import UserError
+from core.settings import Settings
+
+SPLITS = ("train", "valid", "test")
+
+
+class SplitSettings(Settings):
+    """How a log is cut into train, valid and test, earlier rows first."""
+
+    kind: Literal["fraction", "days", "last_day_halves", "files"] = "fraction"
+    """fraction: by share of the rows (sessions: of the sessions, by start); days: the last whole
+    days; last_day_halves: the last day's first half validates and its second half tests (Criteo
+    1TB); files: the last input files test (a log that comes with its own test file)."""
+    test: float = Field(0.2, ge=0, lt=1)
+    """Share that tests, for kind: fraction."""
+    valid: float = Field(0.1, gt=0, lt=1)
+    """Share of what is left before the test part that validates: always the latest of it."""
+    test_days: int = Field(1, ge=1)
+    """Days that test, for kind: days; validation is the share ``valid`` of what is left."""
+    test_files: int = Field(1, ge=1)
+    """Input files that test, for kind: files; validation is as for days."""
+
+    @model_validator(mode="after")
+    def _something_trains(self) -> "SplitSettings":
+        if (1 - self.test) * (1 - self.valid) < 0.01:
+            raise ValueError("test and valid together leave less than 1% to train")
+        return self
+
+
+def row_ranges(settings: SplitSettings, units: np.ndarray) -> dict[str, tuple[int, int]]:
+    """First and last-plus-one row of each split, for rows that stand in time order.
+
+    Args:
+        units: rows of each day or input file in order, shape ``(units,)``.
+
+    Raises:
+        UserError: a split would be empty.
+    """
+    total = int(units.sum())
+    if settings.kind == "fraction":
+        test_start = round(total * (1 - settings.test))
+    elif settings.kind == "last_day_halves":
+        last_day = total - int(units[-1])
+        ranges = {
+            "train": (0, last_day),
+            "valid": (last_day, last_day + int(units[-1]) // 2),
+            "test": (last_day + int(units[-1]) // 2, total),
+        }
+        return _checked(ranges, settings)
+    else:
+        kept = settings.test_days if settings.kind == "days" else settings.test_files
+        test_start = total - int(units[max(0, len(units) - kept) :].sum())
+    valid_start = round(test_start * (1 - settings.valid))
+    ranges = {
+        "train": (0, valid_start),
+        "valid": (valid_start, test_start),
+        "test": (test_start, total),
+    }
+    return _checked(ranges, settings)
+
+
+def _checked(
+    ranges: dict[str, tuple[int, int]], settings: SplitSettings
+) -> dict[str, tuple[int, int]]:
+    needed = SPLITS if settings.test or settings.kind != "fraction" else SPLITS[:2]
+    empty = [name for name in needed if ranges[name][0] >= ranges[name][1]]
+    if empty:
+        raise UserError(
+            f"split.kind '{settings.kind}' leaves no rows to {' and '.join(empty)} "
+            f"(ranges: {ranges}); the log may have one day or file only, or too few rows"
+        )
+    return ranges
+
+
+def start_bounds(settings: SplitSettings, starts: np.ndarray) -> tuple[int, int]:
+    """Times that cut sessions: before the first train, before the second valid, then test.
+
+    Sessions of one start time stay on one side, so the cut does not depend on any order among
+    them.
+
+    Args:
+        starts: start of every session, milliseconds since 1970 UTC, shape ``(sessions,)``.
+    """
+    starts = np.sort(starts)
+    day = 86_400_000
+    end = int(starts[-1]) + 1
+    if settings.kind == "fraction":
+        cut = round(len(starts) * (1 - settings.test))
+        test_start = int(starts[cut]) if cut < len(starts) else end
+    elif settings.kind == "days":
+        test_start = (int(starts[-1]) // day - settings.test_days + 1) * day
+    elif settings.kind == "last_day_halves":
+        first = int(starts[-1]) // day * day
+        last_day = starts[starts >= first]
+        return first, int(last_day[len(last_day) // 2])
+    else:
+        raise ValueError("kind 'files' is cut by file, not by time")
+    return valid_bound(settings, starts[starts < test_start]), test_start
+
+
+def valid_bound(settings: SplitSettings, starts: np.ndarray) -> int:
+    """The time from which the sessions before the test part validate."""
+    if len(starts) == 0:
+        return 0
+    starts = np.sort(starts)
+    return int(starts[min(len(starts) - 1, round(len(starts) * (1 - settings.valid)))])

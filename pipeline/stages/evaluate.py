@@ -1,0 +1,158 @@
+"""Stage: a trained model on the test split → metrics, plots, and the distance to the best score."""
+
+from pathlib import Path
+from typing import Any
+
+from core.artifacts import atomic_folder, read_json, write_json
+from core.console import say
+from pipeline.params import Params
+from pipeline.stages.train import load_model, model_columns, read_schema
+
+
+def evaluate(
+    recipe: str,
+    features: str | Path,
+    model: str | Path,
+    metrics: str | Path,
+    plots: str | Path,
+    params: Params | None = None,
+    split: str = "test",
+) -> dict[str, Any]:
+    """Scores ``split`` of the features with a trained model.
+
+    Args:
+        features: a folder that ``preprocess`` wrote.
+        model: a folder that ``train`` wrote.
+        metrics: JSON file to write: what this returns.
+        plots: folder of JSON files to write, as DVC plots them.
+    """
+    params = params or Params.read()
+    features = Path(features)
+    schema = read_schema(features)
+    trained, record = load_model(model, schema)
+    judge = evaluate_ranking if recipe == "ranking" else evaluate_sessions
+    found, points = judge(trained, schema, features, split, params)
+    manifest = read_json(features / "manifest.json")
+    found["rows"] = manifest["splits"][split][manifest["unit"]]
+    found["model"] = {"name": record["model"], "parameters": record["parameters"]}
+    found["trained_rows"] = record["rows"]
+    best = best_possible(recipe, features, manifest, split)
+    if best:
+        found["best_possible"] = best
+        found["share_of_best"] = share_of_best(recipe, found, best)
+    with atomic_folder(plots) as folder:
+        for name, rows in points.items():
+            write_json(folder / f"{name}.json", rows)
+    write_json(metrics, found)
+    keys = ("auc", "logloss") if recipe == "ranking" else ("recall@20", "ndcg@20", "mrr@20")
+    shown = ", ".join(f"{key} {found[key]:.4f}" for key in keys if found[key] is not None)
+    say(f"evaluate: {split}: {shown} → {metrics}, {plots}")
+    return found
+
+
+Points = dict[str, list[dict[str, Any]]]
+
+
+def evaluate_ranking(
+    model: Any, schema: Any, features: Path, split: str, params: Params
+) -> tuple[dict[str, Any], Points]:
+    """Pooled exact metrics of a click model; ROC, precision–recall and reliability points."""
+    import torch
+
+    from core.console import progress
+    from training.batches import Batches
+    from training.metrics import binary
+
+    size = params.section("ranking.train").valid_batch_size
+    batches = Batches(features / split, schema, size, shuffle=False)
+    pooled = model.metrics()
+    with torch.inference_mode(), progress("evaluating", batches.rows, "rows") as advance:
+        for batch in batches:
+            pooled.update(model.predict(batch), batch)
+            advance(len(batch[1]))
+    labels, probabilities = pooled.pooled()
+    found: dict[str, Any] = dict(binary.binary_metrics(labels, probabilities))
+    reason = binary.why_undefined(labels)
+    if reason:
+        found["undefined_because"] = reason
+    found["positive_rate"] = float(labels.mean())
+    points = {
+        "roc": binary.roc_points(labels, probabilities),
+        "precision_recall": binary.precision_recall_points(labels, probabilities),
+        "reliability": binary.reliability_points(labels, probabilities),
+    }
+    return found, points
+
+
+def evaluate_sessions(
+    model: Any, schema: Any, features: Path, split: str, params: Params
+) -> tuple[dict[str, Any], Points]:
+    """Full-ranking metrics of a session model, beside those of always naming the popular items."""
+    from training import sessions
+    from training.batches import Batches
+    from training.sessions.evaluation import evaluate_sessions as judge
+
+    settings = params.section("sessions.evaluate")
+    engine = params.section("sessions.train")
+
+    def batches(which: str, columns: list[str]) -> Batches:
+        folder = features / which
+        return Batches(folder, schema, engine.valid_batch_size, columns=columns, shuffle=False)
+
+    found = judge(model, batches(split, model_columns("sessions", model, schema)), settings)
+    popular = sessions.build("popular", schema)
+    for batch in batches("train", popular.columns):
+        popular.observe(batch)
+    floor = judge(popular, batches(split, popular.columns), settings)
+    found["popular"] = {name: floor[name] for name in _ranking_names(floor)}
+    lengths = [
+        {"session_length": length, **{name: group[name] for name in _ranking_names(group)}}
+        for length, group in found["by_session_length"].items()
+    ]
+    return found, {"by_session_length": lengths}
+
+
+def _ranking_names(metrics: dict[str, Any]) -> list[str]:
+    return [name for name in metrics if "@" in name]
+
+
+def best_possible(
+    recipe: str, features: Path, manifest: dict[str, Any], split: str
+) -> dict[str, float] | None:
+    """The best score that any model could have on this split, where the log was generated.
+
+    Read from the true probabilities beside the generated log; None for a real log.
+    """
+    folder = manifest.get("generated")
+    if not folder or not (Path(folder) / "truth.parquet").is_file():
+        return None
+    if recipe == "ranking":
+        from pipeline.synthetic.bayes import truth_scores
+
+        scores = truth_scores(folder, *manifest["ranges"][split])
+        return {"auc": scores["auc"], "logloss": scores["logloss"]}
+    import polars as pl
+
+    ids = pl.read_parquet(features / split / "*.parquet", columns=["session_id"])["session_id"]
+    truth = pl.read_parquet(Path(folder) / "truth.parquet")
+    steps = truth.filter(pl.col("session_id").is_in(ids.implode()))
+    names = [name for name in truth.columns if "@" in name]
+    return {name: float(steps[name].mean()) for name in names}  # type: ignore[arg-type]
+
+
+def share_of_best(
+    recipe: str, found: dict[str, Any], best: dict[str, float]
+) -> dict[str, float | None]:
+    """How much of what can be learned was learned: 1 is all.
+
+    AUC counts from 0.5, logloss from always predicting the mean label, the ranking metrics from 0.
+    """
+    if recipe == "sessions":
+        return {name: found[name] / best[name] for name in best if found.get(name) is not None}
+    if found["auc"] is None:
+        return {"auc": None, "logloss": None}
+    nothing = found["logloss"] / found["normalized_entropy"]
+    return {
+        "auc": (found["auc"] - 0.5) / (best["auc"] - 0.5),
+        "logloss": (nothing - found["logloss"]) / (nothing - best["logloss"]),
+    }

@@ -1,0 +1,46 @@
+"""Stage: a trained model and its workflow → a bundle that scores or recommends on raw logs."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from core.artifacts import atomic_folder, read_json, write_json
+from core.console import say
+from pipeline.params import Params
+from pipeline.stages.train import MODEL_FILE, WEIGHTS_FILE, load_model, read_schema
+
+BUNDLE_FILE = "bundle.json"
+
+
+def export(
+    recipe: str,
+    features: str | Path,
+    model: str | Path,
+    output: str | Path,
+    params: Params | None = None,
+) -> dict[str, Any]:
+    """Puts everything that ``score`` or ``recommend`` needs into one folder.
+
+    The bundle holds the weights, the model's settings, the features' schema, the workflow's
+    fitted state (vocabularies with the original ids) and the settings of ingest and workflow:
+    JSON, Parquet and safetensors only.
+    """
+    params = params or Params.read()
+    features, model = Path(features), Path(model)
+    load_model(model, read_schema(features))  # what cannot be loaded is not exported
+    with atomic_folder(output) as folder:
+        for name in (MODEL_FILE, WEIGHTS_FILE):
+            shutil.copyfile(model / name, folder / name)
+        for name in ("schema.json", "manifest.json"):
+            shutil.copyfile(features / name, folder / name)
+        # The counts serve to extend a vocabulary, not to apply it.
+        shutil.copytree(
+            features / "state", folder / "state", ignore=shutil.ignore_patterns("counts.*")
+        )
+        plan = read_json(features / "plan.json")
+        source = params.section(f"{recipe}.source").model_dump(mode="json", exclude={"path"})
+        record = {"recipe": recipe, "preprocess": plan["settings"], "source": source}
+        write_json(folder / BUNDLE_FILE, record)
+    size = sum(path.stat().st_size for path in Path(output).rglob("*") if path.is_file())
+    say(f"export: {size / 1e6:.1f} MB → {output}")
+    return record

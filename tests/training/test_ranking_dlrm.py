@@ -1,0 +1,128 @@
+import numpy as np
+import pytest
+import torch
+
+from core.errors import UserError
+from core.merlin import Tags
+from core.settings import validate
+from tests.training import click_log
+from training import ranking
+from training.embeddings import SparseEmbedding, initialise
+from training.ranking.dlrm import DLRMSettings
+
+# More than nine columns of a kind, so that I10 sorts before I2 as Merlin sorts them.
+SCHEMA = click_log.schema(dense=11, categorical=12)
+SETTINGS = DLRMSettings(embedding_dim=4, bottom_mlp=[8, 6], top_mlp=[7, 5])
+
+
+def batch(rows=9):
+    table = click_log.table(rows, seed=4, dense=11, categorical=12)
+    columns = {name: torch.from_numpy(table[name].to_numpy().copy()) for name in table.column_names}
+    return columns, columns.pop("label").float()
+
+
+def numpy_dlrm(weights, inputs):
+    """The paper's forward pass, from the weights alone, in float64."""
+
+    def linears(prefix):
+        names = [n for n in weights if n.startswith(prefix) and n.endswith(".weight")]
+        return [(weights[n], weights[n.removesuffix("weight") + "bias"]) for n in names]
+
+    def mlp(x, layers):
+        for weight, bias in layers:
+            x = np.maximum(x @ weight.T + bias, 0)
+        return x
+
+    dense = np.stack([inputs[name] for name in sorted(n for n in inputs if n[0] == "I")], 1)
+    bottom = mlp(dense, linears("body.values.0.values.0.branches.continuous"))
+    vectors = {"continuous": bottom}
+    for name in (n for n in inputs if n[0] == "C"):
+        (table,) = (
+            w for n, w in weights.items() if f".{name}." in n and n.endswith("table.weight")
+        )
+        vectors[name] = table[inputs[name]]
+    # Capital letters sort before "continuous": the embeddings come first.
+    stacked = [vectors[name] for name in sorted(vectors)]
+    pairs = [
+        (stacked[i] * stacked[j]).sum(1)
+        for i in range(len(stacked))
+        for j in range(i + 1, len(stacked))
+    ]
+    top = mlp(np.concatenate([bottom, np.stack(pairs, 1)], 1), linears("body.values.0.values.2"))
+    ((weight, bias),) = linears("body.values.1")
+    return (top @ weight.T + bias)[:, 0]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return ranking.build("dlrm", SCHEMA, SETTINGS, seed=1)
+
+
+def test_forward_against_numpy(model):
+    inputs, targets = batch()
+    with torch.no_grad():
+        # Tables wide enough for their products to matter.
+        for module in model.modules():
+            if isinstance(module, SparseEmbedding):
+                module.weight.normal_()
+    weights = {name: t.double().numpy() for name, t in model.state_dict().items()}
+    expected = numpy_dlrm(weights, {name: t.numpy() for name, t in inputs.items()})
+    assert np.ptp(expected) > 0.1
+    logits = model.predict((inputs, targets))
+    assert logits.shape == (9,) and logits.dtype == torch.float32
+    np.testing.assert_allclose(logits.detach().numpy(), expected, rtol=1e-4, atol=1e-5)
+    p = 1 / (1 + np.exp(-expected))
+    bce = -np.mean(np.where(targets.numpy() > 0, np.log(p), np.log(1 - p)))
+    assert model.loss((inputs, targets)).item() == pytest.approx(bce, rel=1e-4)
+
+
+def test_the_loss_is_right_where_a_sigmoid_saturates():
+    model = ranking.build("dlrm", SCHEMA, SETTINGS)
+    weight, bias = (p for n, p in model.named_parameters() if n.startswith("body.values.1."))
+    with torch.no_grad():
+        weight.zero_()
+        bias.fill_(200.0)
+    inputs, _ = batch()
+    loss = model.loss((inputs, torch.zeros(9)))
+    assert loss.item() == pytest.approx(200.0)
+    loss.backward()
+    assert bias.grad.item() == pytest.approx(1.0)
+
+
+def test_gradients_of_tables_hold_the_rows_of_the_batch(model):
+    model.zero_grad()
+    inputs, targets = batch()
+    model.loss((inputs, targets)).backward()
+    tables = {n: p for n, p in model.named_parameters() if n.endswith("table.weight")}
+    assert len(tables) == 12
+    for name, table in tables.items():
+        (column,) = (c for c in inputs if f".{c}." in name)
+        assert table.grad.is_sparse and table.shape == (click_log.CARDINALITY, 4)
+        rows = table.grad.coalesce().indices()[0]
+        assert rows.tolist() == inputs[column].unique().tolist()
+
+
+def test_initial_weights_follow_the_seed_and_the_setting():
+    one, same, other = (ranking.build("dlrm", SCHEMA, SETTINGS, seed=s) for s in (1, 1, 2))
+    states = [m.state_dict() for m in (one, same, other)]
+    (name,) = (n for n in states[0] if ".C1." in n)
+    assert all(torch.equal(states[0][n], states[1][n]) for n in states[0])
+    assert not torch.equal(states[0][name], states[2][name])
+    weight = torch.empty(10_000, 4)
+    initialise(weight, "dlrm")
+    assert 0.0099 < weight.abs().max() <= 0.01
+    initialise(weight, "normal")
+    assert weight.std().item() == pytest.approx(0.01, rel=0.05)
+
+
+def test_faults_name_model_and_setting():
+    with pytest.raises(UserError, match="'dlmr' is unknown; known: dlrm"):
+        ranking.build("dlmr", SCHEMA, SETTINGS)
+    with pytest.raises(UserError, match="model dlrm: needs columns tagged CATEGORICAL"):
+        ranking.build("dlrm", SCHEMA.excluding_by_tag(Tags.CATEGORICAL), SETTINGS)
+    with pytest.raises(UserError, match="model dlrm: needs columns tagged CONTINUOUS"):
+        ranking.build("dlrm", SCHEMA.excluding_by_tag(Tags.CONTINUOUS), SETTINGS)
+    with pytest.raises(UserError, match="one column tagged BINARY_CLASSIFICATION"):
+        ranking.build("dlrm", SCHEMA.excluding_by_tag(Tags.TARGET), SETTINGS)
+    with pytest.raises(UserError, match="top_mlp"):
+        validate(DLRMSettings, {"top_mlp": []}, "params.yaml")

@@ -1,0 +1,1 @@
+"""Pooled, exact metrics: computed over all rows together, never averaged over batches."""

@@ -1,0 +1,53 @@
+"""Training of any session model: by gradient through the one loop, or by one pass of counting."""
+
+import time
+from pathlib import Path
+
+import torch
+
+from core import console
+from training.batches import Batches
+from training.checkpoints import save_weights
+from training.engine import EngineSettings, FitResult, fit
+from training.sessions.base import SessionModel
+from training.sessions.evaluation import evaluate_sessions
+
+
+def fit_session_model(
+    model: SessionModel,
+    train: Batches,
+    valid: Batches | None,
+    settings: EngineSettings,
+    folder: str | Path,
+    resume: bool = True,
+) -> FitResult:
+    """Trains ``model`` and leaves it with its best weights; see :func:`training.engine.fit`.
+
+    A model that does not learn by gradient sees each training batch once, whatever ``settings``
+    say, and its state is written to ``folder/model.safetensors`` all the same.
+    """
+    if model.learns_by_gradient:
+        return fit(model, train, valid, settings, folder, resume)
+    began = time.monotonic()
+    train.set_position(0)
+    with torch.no_grad(), console.progress("counting", train.rows, "sessions") as advance:
+        for batch in train:
+            model.observe(batch)
+            advance(len(batch[0][f"{model.item}__offsets"]) - 1)
+    seconds = time.monotonic() - began
+    save_weights(Path(folder) / "model.safetensors", model)
+    return FitResult(
+        steps=len(train),
+        epochs=1.0,
+        best_step=len(train),
+        metrics=_validation_metrics(model, valid) if valid else {},
+        stopped="finished",
+        seconds=seconds,
+        samples_per_second=train.rows / seconds,
+        history=[],
+    )
+
+
+def _validation_metrics(model: SessionModel, valid: Batches) -> dict[str, float]:
+    report = evaluate_sessions(model, valid, model.evaluation)
+    return {name: value for name, value in report.items() if "@" in name}

@@ -1,0 +1,81 @@
+"""NVTabular's Normalize whose statistics can be merged and that leaves float32."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from core.merlin import ops
+from workflows.ops.reduction import tree_reduce
+
+
+class Normalize(ops.Normalize):
+    """``(x - mean) / std`` over the training rows, population-corrected (n - 1), as float32.
+
+    A drop-in for ``nvtabular.ops.Normalize``. Partitions are reduced to (n, mean, sum of squared
+    deviations) and merged pairwise (Chan, Golub & LeVeque 1979): no loss where the mean is far
+    from zero, and a later day's moments can be merged into the state. NaN counts as absent.
+    """
+
+    def __init__(self):
+        super().__init__(out_dtype=np.float32)
+        self.moments: dict[str, tuple[int, float, float]] = {}
+
+    def fit(self, col_selector, ddf):
+        if not isinstance(ddf._meta, pd.DataFrame):
+            return super().fit(col_selector, ddf)
+        return tree_reduce(ddf[col_selector.names], column_moments, merge_moments)
+
+    def fit_finalize(self, stats):
+        if not isinstance(stats, dict):  # cuDF: NVTabular's frame of count, mean and var
+            stats = {
+                name: (int(row["count"]), row["mean"], row["var"] * max(0, row["count"] - 1))
+                for name, row in stats.iterrows()
+            }
+        self._set(stats)
+
+    def _set(self, moments: dict[str, tuple[int, float, float]]) -> None:
+        self.moments = moments
+        for name, (n, mean, deviations) in moments.items():
+            self.means[name] = mean
+            self.stds[name] = math.sqrt(deviations / (n - 1)) if n > 1 else 0.0
+
+    def clear(self):
+        super().clear()
+        self.moments = {}
+
+    def save_state(self, folder: Path) -> dict[str, Any]:
+        return {"moments": {name: list(moment) for name, moment in self.moments.items()}}
+
+    def load_state(self, folder: Path, state: dict[str, Any]) -> None:
+        self._set({name: tuple(moment) for name, moment in state["moments"].items()})
+        self.fitted = True
+
+
+def column_moments(df: pd.DataFrame) -> dict[str, tuple[int, float, float]]:
+    """``{column: (n, mean, sum of squared deviations)}`` of one partition."""
+    found = {}
+    for name in df.columns:
+        values = df[name].to_numpy(np.float64, na_value=np.nan)
+        values = values[np.isfinite(values)]
+        mean = float(values.mean()) if len(values) else 0.0
+        found[name] = (len(values), mean, float(np.square(values - mean).sum()))
+    return found
+
+
+def merge_moments(parts: list[dict]) -> dict[str, tuple[int, float, float]]:
+    """The moments of several partitions together."""
+    merged = parts[0]
+    for part in parts[1:]:
+        merged = {name: _merge(merged[name], part[name]) for name in merged}
+    return merged
+
+
+def _merge(a: tuple[int, float, float], b: tuple[int, float, float]) -> tuple[int, float, float]:
+    n = a[0] + b[0]
+    if n == 0:
+        return (0, 0.0, 0.0)
+    shift = b[1] - a[1]
+    return (n, a[1] + shift * b[0] / n, a[2] + b[2] + shift * shift * a[0] * b[0] / n)
