@@ -10,6 +10,9 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 SECONDS_BETWEEN_LINES = 5.0
+SHARE_BETWEEN_LINES = 0.2
+"""Where no bar can be drawn, a line comes after this many seconds and this share of the time so
+far: a long run does not fill the log."""
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -32,7 +35,7 @@ def progress(
 ) -> Iterator[Callable[..., None]]:
     """Shows how far a long step has come; gives ``advance(amount=1, note="")``.
 
-    On a terminal a bar; elsewhere (a log file, CI) one line every few seconds.
+    On a terminal a bar; elsewhere (a log file, CI) a line now and then.
     """
     if out.is_terminal:
         columns = (
@@ -58,12 +61,12 @@ def progress(
         nonlocal done, last
         done += amount
         now = time.monotonic()
-        if now - last < SECONDS_BETWEEN_LINES:
+        if now - last < max(SECONDS_BETWEEN_LINES, SHARE_BETWEEN_LINES * (last - start)):
             return
         last = now
         share = f"{100 * done / total:3.0f}%" if total else f"{done:,.0f}"
         rate = done / (now - start)
-        say(f"  {what}: {share} after {now - start:.0f} s, {rate:,.0f} {unit}/s {note}".rstrip())
+        say(f"  {what}: {share} after {now - start:.0f} s, {rate:,.3g} {unit}/s {note}".rstrip())
 
     yield advance
 

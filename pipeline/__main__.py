@@ -242,6 +242,8 @@ def _settings(options: argparse.Namespace) -> None:
     params = _params(options)
     params.check()
     for name in SECTIONS:
+        if "." not in name and name != "cluster" and name not in params.tree:
+            continue
         given = params.section(name)
         console.say(f"{name}:")
         _describe(given, settings_class(name), "  ")

@@ -37,10 +37,10 @@ SECTIONS: dict[str, Section] = {
     "sessions.generate": Section("pipeline.synthetic.sessions:SessionsGenerateSettings"),
     "sessions.source": Section("pipeline.ingest.clickstream:ClickstreamSourceSettings"),
     "sessions.preprocess": Section("pipeline.preprocess:SessionsPreprocessSettings"),
-    "sessions.xlnet": Section("training.sessions.xlnet:XLNetSettings"),
-    "sessions.popular": Section("training.sessions.popular:PopularSettings"),
+    "sessions.xlnet": Section("training.sessions.settings:XLNetSettings"),
+    "sessions.popular": Section("training.sessions.settings:PopularSettings"),
     "sessions.train": Section(ENGINE),
-    "sessions.evaluate": Section("training.sessions.evaluation:SessionEvaluationSettings"),
+    "sessions.evaluate": Section("training.sessions.settings:SessionEvaluationSettings"),
     "random": Section("pipeline.synthetic.random_ids:RandomGenerateSettings"),
     "trace": Section("pipeline.synthetic.trace:TraceGenerateSettings"),
 }
@@ -103,9 +103,10 @@ class Params:
         return name, self.section(f"{recipe}.{name}")
 
     def check(self) -> None:
-        """Validates every section."""
+        """Validates every section; those of the systems generators where they are given."""
         for name in SECTIONS:
-            self.section(name)
+            if "." in name or name in self.tree or name == "cluster":
+                self.section(name)
         for recipe in RECIPES:
             self.model(recipe)
 

@@ -89,8 +89,9 @@ def preprocess_ranking(
     settings = settings or RankingPreprocessSettings()
     raw, output = Path(raw), Path(output)
     manifest = raw_manifest(raw)
-    ranges = split_ranges(manifest, settings)
-    parts = ranking_parts(raw, manifest, settings, ranges)
+    shards = in_split_order(manifest, settings.split)
+    ranges = split_ranges(shards, manifest, settings.split)
+    parts = ranking_parts(raw, shards, ranges, settings.rows_per_part)
     begin(output, plan_of(settings, manifest))
     with dask_cluster.start(cluster or ClusterSettings()) as client:
         workflow = ranking_workflow.build(settings.workflow)
@@ -178,31 +179,43 @@ def generated(manifest: dict[str, Any]) -> str | None:
 # ranking: rows in input order
 
 
+def in_split_order(manifest: dict[str, Any], split: SplitSettings) -> list[dict[str, Any]]:
+    """The shards, those of the files that test last where the split is by file."""
+    shards = manifest["shards"]
+    if split.kind != "files":
+        return shards
+    testing = splits.test_file_indexes(split, [entry["file"] for entry in manifest["inputs"]])
+    return sorted(shards, key=lambda shard: shard["source_index"] in testing)
+
+
 def split_ranges(
-    manifest: dict[str, Any], settings: RankingPreprocessSettings
+    shards: list[dict[str, Any]], manifest: dict[str, Any], split: SplitSettings
 ) -> dict[str, tuple[int, int]]:
-    """First and last-plus-one row of each split in the log."""
-    days: dict[Any, int] = {}
-    for shard in manifest["shards"]:
-        days[shard["source_index"]] = days.get(shard["source_index"], 0) + shard["rows"]
-    return splits.row_ranges(settings.split, np.array(list(days.values())))
+    """First and last-plus-one row of each split, of the rows of ``shards`` in their order."""
+    units: dict[int, int] = {}
+    for shard in shards:
+        units[shard["source_index"]] = units.get(shard["source_index"], 0) + shard["rows"]
+    testing = split.test_days
+    if split.kind == "files":
+        files = [entry["file"] for entry in manifest["inputs"]]
+        testing = len(splits.test_file_indexes(split, files) & units.keys())
+    return splits.row_ranges(split, np.array(list(units.values())), testing)
 
 
 def ranking_parts(
     raw: Path,
-    manifest: dict[str, Any],
-    settings: RankingPreprocessSettings,
+    shards: list[dict[str, Any]],
     ranges: dict[str, tuple[int, int]],
+    rows_per_part: int,
 ) -> list[Part]:
     """Cuts every split into parts of at most ``rows_per_part`` rows of one shard."""
-    shards = manifest["shards"]
     parts = []
     for split, (first, last) in ranges.items():
         number = at = 0
         for shard in shards:
             start, stop = max(first, at) - at, min(last, at + shard["rows"]) - at
-            for row in range(start, stop, settings.rows_per_part):
-                end = min(stop, row + settings.rows_per_part)
+            for row in range(start, stop, rows_per_part):
+                end = min(stop, row + rows_per_part)
                 parts.append(Part(split, number, (str(raw / shard["file"]), row, end)))
                 number += 1
             at += shard["rows"]
@@ -241,13 +254,10 @@ def prepare_sessions(
     total = sum(shard["rows"] for shard in manifest["shards"])
     buckets = max(1, -(-total // settings.events_per_part))
     shards, at = [], 0
-    sources = list(range(len(manifest["inputs"])))
-    held_out = sources[-settings.split.test_files :] if settings.split.kind == "files" else []
-    if settings.split.kind == "files" and len(held_out) == len(sources):
-        raise UserError(
-            f"split.kind 'files' with test_files {settings.split.test_files} leaves nothing to "
-            f"train: the log has {len(sources)} input file(s)"
-        )
+    held_out = set()
+    if settings.split.kind == "files":
+        files = [entry["file"] for entry in manifest["inputs"]]
+        held_out = splits.test_file_indexes(settings.split, files)
     for number, shard in enumerate(manifest["shards"]):
         group = int(shard["source_index"] in held_out)
         place = {"number": number, "first_row": at, "group": group}

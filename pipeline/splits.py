@@ -1,5 +1,7 @@
 """Which rows train, which validate and which test, declared by name; never at random."""
 
+from fnmatch import fnmatch
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -17,15 +19,16 @@ class SplitSettings(Settings):
     kind: Literal["fraction", "days", "last_day_halves", "files"] = "fraction"
     """fraction: by share of the rows (sessions: of the sessions, by start); days: the last whole
     days; last_day_halves: the last day's first half validates and its second half tests (Criteo
-    1TB); files: the last input files test (a log that comes with its own test file)."""
+    1TB); files: the input files that ``test_files`` names test (a log with its own test file)."""
     test: float = Field(0.2, ge=0, lt=1)
     """Share that tests, for kind: fraction."""
     valid: float = Field(0.1, gt=0, lt=1)
     """Share of what is left before the test part that validates: always the latest of it."""
     test_days: int = Field(1, ge=1)
     """Days that test, for kind: days; validation is the share ``valid`` of what is left."""
-    test_files: int = Field(1, ge=1)
-    """Input files that test, for kind: files; validation is as for days."""
+    test_files: str = "*test*"
+    """Names of the input files that test, with * and ?, for kind: files; validation is the share
+    ``valid`` of the others."""
 
     @model_validator(mode="after")
     def _something_trains(self) -> "SplitSettings":
@@ -34,11 +37,31 @@ class SplitSettings(Settings):
         return self
 
 
-def row_ranges(settings: SplitSettings, units: np.ndarray) -> dict[str, tuple[int, int]]:
+def test_file_indexes(settings: SplitSettings, files: list[str]) -> set[int]:
+    """Which of the input files test, for kind: files.
+
+    Raises:
+        UserError: none of them does, or all.
+    """
+    names = [Path(file).name for file in files]
+    found = {i for i, name in enumerate(names) if fnmatch(name, settings.test_files)}
+    if not found or len(found) == len(files):
+        which = "every" if found else "no"
+        raise UserError(
+            f"split.test_files {settings.test_files!r} matches {which} input file; the files are "
+            f"{', '.join(names)}"
+        )
+    return found
+
+
+def row_ranges(
+    settings: SplitSettings, units: np.ndarray, testing: int
+) -> dict[str, tuple[int, int]]:
     """First and last-plus-one row of each split, for rows that stand in time order.
 
     Args:
         units: rows of each day or input file in order, shape ``(units,)``.
+        testing: how many of the last units test, for the kinds days and files.
 
     Raises:
         UserError: a split would be empty.
@@ -55,8 +78,7 @@ def row_ranges(settings: SplitSettings, units: np.ndarray) -> dict[str, tuple[in
         }
         return _checked(ranges, settings)
     else:
-        kept = settings.test_days if settings.kind == "days" else settings.test_files
-        test_start = total - int(units[max(0, len(units) - kept) :].sum())
+        test_start = total - int(units[max(0, len(units) - testing) :].sum())
     valid_start = round(test_start * (1 - settings.valid))
     ranges = {
         "train": (0, valid_start),

