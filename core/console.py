@@ -14,7 +14,10 @@ SHARE_BETWEEN_LINES = 0.2
 """Where no bar can be drawn, a line comes after this many seconds and this share of the time so
 far: a long run does not fill the log."""
 
-out = Console(highlight=False, soft_wrap=True)
+# A log file has no width of its own; 80 columns would break tables into pieces.
+_WIDTH = None if sys.stdout.isatty() else 120
+
+out = Console(highlight=False, soft_wrap=True, width=_WIDTH)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -80,8 +83,7 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -
         grid.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         grid.add_row(*(_cell(value) for value in row))
-    out.print(grid, markup=False)
-    sys.stdout.flush()
+    out.print(grid)
 
 
 def _cell(value: object) -> str:

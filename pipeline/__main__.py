@@ -108,7 +108,9 @@ def _ingest(stages: argparse._SubParsersAction) -> None:
         from pipeline.stages.ingest import ingest
 
         settings = _params(options).section(f"{options.recipe}.source")
-        source = options.input or settings.path or layout.folder(options.recipe, "generated")
+        source = (
+            options.input or settings.path or layout.folder(options.recipe, "generated") / "log"
+        )
         ingest(
             options.recipe, settings, source, options.output or layout.folder(options.recipe, "raw")
         )
@@ -118,7 +120,7 @@ def _ingest(stages: argparse._SubParsersAction) -> None:
         "--input",
         metavar="PATH",
         nargs="+",
-        help="file, folder or glob (default: the setting source.path, else data/RECIPE/generated)",
+        help="file, folder or glob (default: source.path, else data/RECIPE/generated/log)",
     )
     _path(stage, "--output", "folder to write", "data/RECIPE/raw")
 

@@ -169,7 +169,7 @@ def begin(output: Path, plan: dict[str, Any]) -> None:
 
 def generated(manifest: dict[str, Any]) -> str | None:
     """The folder of a generated log, which holds the true probabilities; None for a real log."""
-    folders = {str(Path(entry["file"]).parent) for entry in manifest.get("inputs", ())}
+    folders = {str(Path(entry["file"]).parent.parent) for entry in manifest.get("inputs", ())}
     if len(folders) == 1 and not manifest.get("rows_quarantined"):
         folder = folders.pop()
         return folder if (Path(folder) / "truth.parquet").is_file() else None

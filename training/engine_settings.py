@@ -12,13 +12,13 @@ Optimizer = Literal["adam", "adamw", "adagrad", "sgd"]
 class EngineSettings(Settings):
     """How a model of either family is trained."""
 
-    epochs: int = Field(3, ge=1)
+    epochs: int = Field(2, ge=1)
     """Passes over the training split, at most; early stopping may end the run sooner."""
 
     max_steps: int | None = Field(None, ge=1)
     """Batches to train on, at most."""
 
-    batch_size: int = Field(256, ge=1)
+    batch_size: int = Field(128, ge=1)
     """Rows of a training batch, all processes together."""
 
     valid_batch_size: int = Field(4096, ge=1)
@@ -60,7 +60,7 @@ class EngineSettings(Settings):
     validate_every_steps: int | None = Field(None, ge=1)
     """Steps between validations, in the place of ``validate_every``."""
 
-    patience: int | None = Field(4, ge=1)
+    patience: int | None = Field(3, ge=1)
     """Validations without a better value before training stops; null: never."""
 
     checkpoint_every_steps: int | None = Field(None, ge=1)

@@ -8,6 +8,9 @@ from core.console import say
 from pipeline.params import Params
 from pipeline.stages.train import load_model, model_columns, read_schema
 
+HEADLINES = {"ranking": ("auc", "logloss"), "sessions": ("recall@20", "ndcg@20", "mrr@20")}
+"""The metrics that are compared with the best possible, and that the report shows."""
+
 
 def evaluate(
     recipe: str,
@@ -44,13 +47,14 @@ def evaluate(
         for name, rows in points.items():
             write_json(folder / f"{name}.json", rows)
     write_json(metrics, found)
-    keys = ("auc", "logloss") if recipe == "ranking" else ("recall@20", "ndcg@20", "mrr@20")
-    shown = ", ".join(f"{key} {found[key]:.4f}" for key in keys if found[key] is not None)
+    known = [key for key in HEADLINES[recipe] if found.get(key) is not None]
+    shown = ", ".join(f"{key} {found[key]:.4f}" for key in known) or "no metric is defined"
     say(f"evaluate: {split}: {shown} → {metrics}, {plots}")
     return found
 
 
 Points = dict[str, list[dict[str, Any]]]
+"""Rows of each plot by its name."""
 
 
 def evaluate_ranking(
@@ -104,16 +108,12 @@ def evaluate_sessions(
     for batch in batches("train", popular.columns):
         popular.observe(batch)
     floor = judge(popular, batches(split, popular.columns), settings)
-    found["popular"] = {name: floor[name] for name in _ranking_names(floor)}
+    found["popular"] = {name: floor[name] for name in HEADLINES["sessions"]}
     lengths = [
-        {"session_length": length, **{name: group[name] for name in _ranking_names(group)}}
-        for length, group in found["by_session_length"].items()
+        {"session_length": length, **group}
+        for length, group in found.pop("by_session_length").items()
     ]
     return found, {"by_session_length": lengths}
-
-
-def _ranking_names(metrics: dict[str, Any]) -> list[str]:
-    return [name for name in metrics if "@" in name]
 
 
 def best_possible(
@@ -136,7 +136,7 @@ def best_possible(
     ids = pl.read_parquet(features / split / "*.parquet", columns=["session_id"])["session_id"]
     truth = pl.read_parquet(Path(folder) / "truth.parquet")
     steps = truth.filter(pl.col("session_id").is_in(ids.implode()))
-    names = [name for name in truth.columns if "@" in name]
+    names = [name for name in HEADLINES["sessions"] if name in truth.columns]
     return {name: float(steps[name].mean()) for name in names}  # type: ignore[arg-type]
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from core.artifacts import atomic_folder
-from core.console import progress
+from core.console import progress, say
 from core.errors import UserError
 from core.settings import Settings
 from pipeline.synthetic.criteo import CriteoGenerateSettings, generate_criteo
@@ -44,4 +44,6 @@ def generate(kind: str, settings: Settings, output: str | Path) -> dict[str, Any
         )
     total = getattr(settings, unit)
     with atomic_folder(output) as folder, progress(f"generate {kind}", total, unit) as advance:
-        return generator(settings, folder, advance)
+        manifest = generator(settings, folder, advance)
+    say(f"generate: {total:,} {unit} → {output}")
+    return manifest

@@ -8,8 +8,7 @@ from core.console import say, table
 from core.errors import UserError
 from pipeline import layout
 from pipeline.params import RECIPES
-
-SHOWN = {"ranking": ("auc", "logloss"), "sessions": ("recall@20", "ndcg@20", "mrr@20")}
+from pipeline.stages.evaluate import HEADLINES
 
 
 def report() -> None:
@@ -34,13 +33,11 @@ def report() -> None:
     ]
     table("What was learned", header, rows)
     for recipe, metrics in found.items():
-        if recipe == "sessions":
+        if recipe == "sessions" and metrics["popular"]["recall@20"]:
             floor, reached = metrics["popular"]["recall@20"], metrics["recall@20"]
             say(
                 f"sessions: always the most popular items reaches recall@20 {floor:.4f}; "
-                f"the model {reached / floor:.1f} times that"
-                if floor
-                else ""
+                f"{metrics['model']['name']} {reached / floor:.1f} times that"
             )
         places = [layout.folder(recipe, "model"), layout.folder(recipe, "bundle")]
         files = [layout.metrics_file(recipe), layout.plots_folder(recipe), *places]
@@ -51,7 +48,7 @@ def report() -> None:
 def _rows(recipe: str, metrics: dict[str, Any]) -> list[list[Any]]:
     unit = "rows" if recipe == "ranking" else "sessions"
     rows = []
-    for number, name in enumerate(SHOWN[recipe]):
+    for number, name in enumerate(HEADLINES[recipe]):
         best = (metrics.get("best_possible") or {}).get(name)
         share = (metrics.get("share_of_best") or {}).get(name)
         first = [
@@ -64,7 +61,7 @@ def _rows(recipe: str, metrics: dict[str, Any]) -> list[list[Any]]:
             [
                 *(first if number == 0 else [""] * 4),
                 name,
-                "undefined" if metrics[name] is None else f"{metrics[name]:.4f}",
+                "undefined" if metrics.get(name) is None else f"{metrics[name]:.4f}",
                 "unknown" if best is None else f"{best:.4f}",
                 "" if share is None else f"{share:.1%}",
             ]

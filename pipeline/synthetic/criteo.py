@@ -73,7 +73,7 @@ def generate_criteo(
     folder: str | Path,
     advance: Callable[[float], None] = lambda rows: None,
 ) -> dict[str, Any]:
-    """Writes ``day_<d>[.gz]``, ``truth.parquet`` and ``manifest.json`` into ``folder``.
+    """Writes ``log/day_<d>[.gz]``, ``truth.parquet`` and ``manifest.json`` into ``folder``.
 
     ``truth.parquet`` holds one row a line in input order: ``day`` int16, ``label`` int8,
     ``probability`` float32, the true probability that the label was drawn with.
@@ -87,7 +87,7 @@ def generate_criteo(
         The manifest.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "log").mkdir(parents=True, exist_ok=True)
     teacher = make_teacher(
         settings.seed,
         settings.days,
@@ -101,7 +101,7 @@ def generate_criteo(
     total, tail, by_day, files = BayesMeter(), BayesMeter(), [], []
     with pq.ParquetWriter(folder / TRUTH_FILE, _TRUTH, compression="zstd") as truth:
         for day in range(settings.days):
-            name = f"day_{day}.gz" if settings.gzip else f"day_{day}"
+            name = f"log/day_{day}.gz" if settings.gzip else f"log/day_{day}"
             meter = BayesMeter()
             with ExitStack() as stack:
                 file = _open(folder / name, settings.gzip, stack)

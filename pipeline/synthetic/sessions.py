@@ -94,7 +94,7 @@ def generate_sessions(
     folder: str | Path,
     advance: Callable[[float], None] = lambda sessions: None,
 ) -> dict[str, Any]:
-    """Writes ``events_day_<d>.csv``, ``items.parquet``, ``truth.parquet``, ``manifest.json``.
+    """Writes ``log/events_day_<d>.csv``, ``items.parquet``, ``truth.parquet``, ``manifest.json``.
 
     The events are ``user_id,session_id,timestamp,item_id,category,brand,price`` with unix seconds,
     in time order over all sessions; a session that passes midnight goes on in the next day's file.
@@ -114,7 +114,7 @@ def generate_sessions(
         The manifest.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "log").mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(np.random.SeedSequence(settings.seed))
     catalog, process = make_process(
         random, settings.items, settings.interests, settings.categories, settings.brands,
@@ -201,7 +201,7 @@ class _EventWriter:
         self._catalog = catalog
         self._folder = folder
         self._waiting = np.empty((0, 4), np.int64)
-        self.files = [{"file": f"events_day_{day}.csv", "rows": 0} for day in range(days)]
+        self.files = [{"file": f"log/events_day_{day}.csv", "rows": 0} for day in range(days)]
 
     def __enter__(self) -> "_EventWriter":
         for file in self.files:

@@ -33,7 +33,12 @@ def write_raw(folder, days=3, seed=0):
         columns["day"] = pa.array(np.full(ROWS_A_DAY, day), pa.int16())
         write_parquet(folder / f"part-{day:05d}.parquet", pa.table(columns), row_group_size=150)
         shards.append(
-            {"file": f"part-{day:05d}.parquet", "rows": ROWS_A_DAY, "source": f"day_{day}", "source_index": day}
+            {
+                "file": f"part-{day:05d}.parquet",
+                "rows": ROWS_A_DAY,
+                "source": f"day_{day}",
+                "source_index": day,
+            }
         )
     write_json(folder / "manifest.json", {"columns": list(columns), "shards": shards})
     return folder

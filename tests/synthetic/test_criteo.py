@@ -27,11 +27,13 @@ def log(tmp_path_factory):
 
 
 def lines(folder):
-    return [line for day in range(3) for line in (folder / f"day_{day}").open("rb")]
+    return [line for day in range(3) for line in (folder / f"log/day_{day}").open("rb")]
 
 
 def same_text(one, other):
-    return all((one / f"day_{d}").read_bytes() == (other / f"day_{d}").read_bytes() for d in (0, 1))
+    return all(
+        (one / f"log/day_{d}").read_bytes() == (other / f"log/day_{d}").read_bytes() for d in (0, 1)
+    )
 
 
 def test_every_line_is_criteo_format(log):
@@ -63,9 +65,9 @@ def test_gzip_holds_the_same_text_and_is_deterministic(log, tmp_path):
     packed = SETTINGS.model_copy(update={"gzip": True})
     generate_criteo(packed, tmp_path / "a")
     generate_criteo(packed, tmp_path / "b")
-    blob = (tmp_path / "a" / "day_1.gz").read_bytes()
-    assert blob == (tmp_path / "b" / "day_1.gz").read_bytes()
-    assert gzip.decompress(blob) == (log[0] / "day_1").read_bytes()
+    blob = (tmp_path / "a" / "log/day_1.gz").read_bytes()
+    assert blob == (tmp_path / "b" / "log/day_1.gz").read_bytes()
+    assert gzip.decompress(blob) == (log[0] / "log/day_1").read_bytes()
 
 
 def test_manifest_agrees_with_sklearn_and_with_the_labels_on_disk(log):

@@ -14,11 +14,11 @@ def test_generate_replaces_the_folder(tmp_path):
     (output / "day_9").write_text("old")
     manifest = generate("ranking", CriteoGenerateSettings(rows=500, days=2), output)
     assert sorted(path.name for path in output.iterdir()) == [
-        "day_0",
-        "day_1",
+        "log",
         "manifest.json",
         "truth.parquet",
     ]
+    assert sorted(path.name for path in (output / "log").iterdir()) == ["day_0", "day_1"]
     assert manifest["rows"] == 500
 
 

@@ -34,7 +34,7 @@ def log(tmp_path_factory):
 
 
 def events(folder):
-    return pl.concat([pl.read_csv(folder / f"events_day_{day}.csv") for day in range(3)])
+    return pl.concat([pl.read_csv(folder / f"log/events_day_{day}.csv") for day in range(3)])
 
 
 def click_probability(process, z, item, previous):
@@ -106,7 +106,7 @@ def test_expected_metrics_agree_with_their_definition():
 def test_events_are_well_formed_and_in_time_order(log):
     folder, manifest = log
     for day in range(3):
-        first, *rest = (folder / f"events_day_{day}.csv").read_text().splitlines()
+        first, *rest = (folder / f"log/events_day_{day}.csv").read_text().splitlines()
         assert first == "user_id,session_id,timestamp,item_id,category,brand,price"
         assert all(LINE.fullmatch(line) for line in rest)
         times = np.array([int(line.split(",")[2]) for line in rest])
@@ -142,7 +142,7 @@ def test_chunks_change_no_byte_and_no_score(log, tmp_path):
     folder, manifest = log
     again = generate_sessions(SETTINGS.model_copy(update={"chunk_sessions": 101}), tmp_path)
     for day in range(3):
-        name = f"events_day_{day}.csv"
+        name = f"log/events_day_{day}.csv"
         assert (folder / name).read_bytes() == (tmp_path / name).read_bytes()
     one, other = (pl.read_parquet(at / "truth.parquet") for at in (folder, tmp_path))
     assert one.drop(METRICS).equals(other.drop(METRICS))

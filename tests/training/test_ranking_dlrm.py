@@ -1,13 +1,14 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from core.errors import UserError
 from core.merlin import Tags
 from core.settings import validate
 from tests.training import click_log
 from training import ranking
-from training.embeddings import SparseEmbedding, initialise
+from training.embeddings import SparseEmbedding, initialise, initialise_layers
 from training.ranking.dlrm import DLRMSettings
 
 # More than nine columns of a kind, so that I10 sorts before I2 as Merlin sorts them.
@@ -108,6 +109,10 @@ def test_initial_weights_follow_the_seed_and_the_setting():
     (name,) = (n for n in states[0] if ".C1." in n)
     assert all(torch.equal(states[0][n], states[1][n]) for n in states[0])
     assert not torch.equal(states[0][name], states[2][name])
+    wide = nn.Linear(300, 500)
+    initialise_layers(wide)
+    assert wide.weight.std().item() == pytest.approx((2 / 800) ** 0.5, rel=0.02)
+    assert wide.bias.std().item() == pytest.approx((1 / 500) ** 0.5, rel=0.2)
     weight = torch.empty(10_000, 4)
     initialise(weight, "dlrm")
     assert 0.0099 < weight.abs().max() <= 0.01

@@ -34,7 +34,8 @@ class DLRMSettings(Settings):
     """Share of the top MLP's activations dropped in training."""
 
     initialisation: Literal["dlrm", "normal"] = "dlrm"
-    """Of the tables. dlrm: uniform within ±1/√rows; normal: standard deviation 0.01."""
+    """dlrm: as in Facebook's code, tables uniform within ±1/√rows and layers normal with
+    Xavier's variance; normal: tables with standard deviation 0.01, layers as torch starts them."""
 
 
 def build(schema: "Schema", settings: DLRMSettings) -> "ClickModel":
@@ -44,7 +45,7 @@ def build(schema: "Schema", settings: DLRMSettings) -> "ClickModel":
         UserError: the schema lacks one of the two, or the target.
     """
     from core.merlin import Tags, torch_models
-    from training.embeddings import make_sparse
+    from training.embeddings import initialise_layers, make_sparse
     from training.ranking.click_model import ClickModel, logit_output, required_columns
 
     mm = torch_models()
@@ -59,4 +60,6 @@ def build(schema: "Schema", settings: DLRMSettings) -> "ClickModel":
     )
     model = ClickModel(body, schema, settings)
     make_sparse(model, settings.initialisation)
+    if settings.initialisation == "dlrm":
+        initialise_layers(model)
     return model

@@ -23,8 +23,9 @@ class XLNetSettings(Settings):
     """Share of activations dropped in training."""
     max_length: int = Field(20, ge=2)
     """Events before the one to predict that the model sees; older ones are left out."""
-    mlm_probability: float = Field(0.15, ge=0, lt=1)
-    """Share of the earlier events hidden in training, besides the last event, which always is."""
+    mlm_probability: float = Field(0.0, ge=0, lt=1)
+    """Share of the earlier events hidden in training, besides the last event, which always is.
+    More gives more targets a pass, but each from less than the model sees when it is asked."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Share of the target's probability spread evenly over all items."""
     temperature: float = Field(0.3, gt=0)

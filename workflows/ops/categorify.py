@@ -115,9 +115,13 @@ class Categorify(ops.Categorify):
 
     def load_state(self, folder: Path, state: dict[str, Any]) -> None:
         for name in state["columns"]:
-            counted = pq.read_table(folder / f"counts.{name}.parquet").combine_chunks()
-            values, counts = (_one_array(counted[key]) for key in ("value", "count"))
-            self.counts[name] = (values, counts.to_numpy())
+            counts = folder / f"counts.{name}.parquet"
+            if counts.exists():  # an exported bundle applies vocabularies but cannot extend them
+                table = pq.read_table(counts)
+                self.counts[name] = (
+                    _one_array(table["value"]),
+                    _one_array(table["count"]).to_numpy(),
+                )
             unique = pq.read_table(folder / f"unique.{name}.parquet")
             self.vocabulary[name] = _one_array(unique["value"])
         self._indexes.clear()
