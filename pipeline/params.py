@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from core.errors import UserError
 from core.settings import Settings, merge, parse_override, read_yaml, validate
+from training.sessions import ENGINE_DEFAULTS as SESSION_ENGINE
 
 RECIPES = ("ranking", "sessions")
 PARAMS_FILE = Path("params.yaml")
@@ -39,7 +40,7 @@ SECTIONS: dict[str, Section] = {
     "sessions.preprocess": Section("pipeline.preprocess:SessionsPreprocessSettings"),
     "sessions.xlnet": Section("training.sessions.settings:XLNetSettings"),
     "sessions.popular": Section("training.sessions.settings:PopularSettings"),
-    "sessions.train": Section(ENGINE),
+    "sessions.train": Section(ENGINE, SESSION_ENGINE),
     "sessions.evaluate": Section("training.sessions.settings:SessionEvaluationSettings"),
     "random": Section("pipeline.synthetic.random_ids:RandomGenerateSettings"),
     "trace": Section("pipeline.synthetic.trace:TraceGenerateSettings"),

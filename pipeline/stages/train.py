@@ -26,6 +26,7 @@ def train(
     """
     from training.batches import Batches
     from training.engine import fit
+    from training.sessions.fitting import fit_session_model
 
     params = params or Params.read()
     input, output = Path(input), Path(output)
@@ -43,21 +44,13 @@ def train(
     )
     parameters = sum(weight.numel() for weight in model.parameters())
     say(f"training {name}: {training.rows:,} rows, {parameters:,} parameters")
-    if getattr(model, "learns_by_gradient", True):
-        result = fit(model, training, valid, engine, output)
-        learned = {
-            "steps": result.steps,
-            "best_step": result.best_step,
-            "stopped": result.stopped,
-            "valid": result.metrics,
-        }
-        say(
-            f"train: {result.steps:,} steps in {result.seconds:.0f} s "
-            f"({result.samples_per_second:,.0f} rows/s), best at step {result.best_step:,}: "
-            f"{_metrics(result.metrics)} → {output}"
-        )
-    else:
-        learned = observe(model, training, output)
+    learn = fit if recipe == "ranking" else fit_session_model
+    result = learn(model, training, valid, engine, output)
+    say(
+        f"train: {result.steps:,} steps in {result.seconds:.0f} s "
+        f"({result.samples_per_second:,.0f} rows/s), best at step {result.best_step:,}: "
+        f"{_metrics(result.metrics)} → {output}"
+    )
     record = {
         "recipe": recipe,
         "model": name,
@@ -65,21 +58,15 @@ def train(
         "train": engine.model_dump(mode="json"),
         "parameters": parameters,
         "rows": training.rows,
-        "learned": learned,
+        "learned": {
+            "steps": result.steps,
+            "best_step": result.best_step,
+            "stopped": result.stopped,
+            "valid": result.metrics,
+        },
     }
     write_json(output / MODEL_FILE, record)
     return record
-
-
-def observe(model: Any, training: Any, output: Path) -> dict[str, Any]:
-    """One pass for models that count instead of descending a gradient."""
-    from training.checkpoints import save_weights
-
-    for batch in training:
-        model.observe(batch)
-    save_weights(output / WEIGHTS_FILE, model)
-    (output / "history.csv").write_text("step\n1\n", encoding="utf-8")
-    return {"steps": len(training), "best_step": len(training), "stopped": "finished", "valid": {}}
 
 
 def _metrics(metrics: dict[str, float]) -> str:

@@ -1,11 +1,13 @@
 """Training of any session model: by gradient through the one loop, or by one pass of counting."""
 
+import csv
 import time
 from pathlib import Path
 
 import torch
 
 from core import console
+from core.artifacts import atomic_path
 from training.batches import Batches
 from training.checkpoints import save_weights
 from training.engine import EngineSettings, FitResult, fit
@@ -36,16 +38,25 @@ def fit_session_model(
             advance(len(batch[0][f"{model.item}__offsets"]) - 1)
     seconds = time.monotonic() - began
     save_weights(Path(folder) / "model.safetensors", model)
+    metrics = _validation_metrics(model, valid) if valid else {}
+    _write_history(Path(folder) / "history.csv", len(train), metrics)
     return FitResult(
         steps=len(train),
         epochs=1.0,
         best_step=len(train),
-        metrics=_validation_metrics(model, valid) if valid else {},
+        metrics=metrics,
         stopped="finished",
         seconds=seconds,
         samples_per_second=train.rows / seconds,
         history=[],
     )
+
+
+def _write_history(path: Path, steps: int, metrics: dict[str, float]) -> None:
+    """The one row that a pass of counting has, in the columns that the training loop writes."""
+    names = ["step", "epoch", "train_loss", *(f"valid_{name}" for name in metrics)]
+    with atomic_path(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([names, [steps, 1.0, "", *metrics.values()]])
 
 
 def _validation_metrics(model: SessionModel, valid: Batches) -> dict[str, float]:
