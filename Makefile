@@ -1,10 +1,10 @@
 # make repro   sets everything up, runs both recipes end to end, prints what was learned
 # make test    sets everything up, runs the tests
-# Settings:    RECIPE=recipes/NAME.yaml puts that recipe into params.yaml first; see scripts/setup.sh
-#              for TORCH_BACKEND and PYTHON.
+# RECIPE=recipes/NAME.yaml puts that recipe into params.yaml first. scripts/setup.sh says what
+# TORCH_BACKEND and PYTHON do.
 SHELL := /bin/sh
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-# Some machines forbid Python to keep compiled files; every stage would then start seconds later.
+# Where Python may not keep compiled files, every stage would start seconds later.
 unexport PYTHONDONTWRITEBYTECODE
 RECIPE ?=
 

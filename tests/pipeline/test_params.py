@@ -1,0 +1,98 @@
+"""Settings: what is wrong is named, and the shipped files are right."""
+
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from core.errors import UserError
+from pipeline.params import SECTIONS, Params
+from pipeline.stages.use import use
+from tests.conftest import ROOT
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("rankng.train.epochs=2", "unknown setting 'rankng'; did you mean 'ranking'"),
+        ("ranking.trian.epochs=2", "unknown setting 'ranking.trian'; did you mean 'ranking.train'"),
+        ("ranking.train.epoch=2", "ranking.train: unknown setting 'epoch'; did you mean 'epochs'"),
+        ("ranking.train.epochs=none", "ranking.train: epochs: .*integer.*'none'"),
+        ("ranking.train.epochs=0", "epochs: .*greater than or equal to 1, got 0"),
+        ("ranking.train=3", "ranking.train: expected a block of settings, got 3"),
+        ("ranking.train.epochs", "expected key=value"),
+        ("sessions.model=xlnett", "sessions.model: unknown model 'xlnett'; known: xlnet"),
+        ("sessions.xlnet.masking=clm", "masking: .*sees the answer"),
+        ("cluster.kind=scheduler", "needs cluster.address"),
+    ],
+)
+def test_a_wrong_setting_is_named(override, message):
+    with pytest.raises(UserError, match=message):
+        Params.read([], [override]).check()
+
+
+def test_command_line_over_later_file_over_earlier_file(tmp_path):
+    (tmp_path / "a.yaml").write_text("ranking: {train: {epochs: 7, batch_size: 33}}")
+    (tmp_path / "b.yaml").write_text("ranking: {train: {epochs: 8, patience: 9}}")
+    files = [tmp_path / "a.yaml", tmp_path / "b.yaml"]
+    train = Params.read(files, ["ranking.train.patience=1"]).section("ranking.train")
+    assert (train.epochs, train.batch_size, train.patience) == (8, 33, 1)
+
+
+def test_a_broken_or_absent_file_is_named(tmp_path):
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("ranking: [unclosed")
+    for path in (broken, tmp_path / "absent.yaml"):
+        with pytest.raises(UserError, match=path.name):
+            Params.read([path])
+
+
+@pytest.mark.parametrize(
+    "path", [ROOT / "params.yaml", *sorted((ROOT / "recipes").glob("*.yaml"))], ids=lambda p: p.name
+)
+def test_shipped_settings_are_valid(path):
+    Params.read([path]).check()
+    if path.name != "params.yaml":
+        Params.read([ROOT / "params.yaml", path]).check()
+
+
+def test_every_setting_has_a_meaning():
+    from pipeline.params import settings_class
+
+    for name in SECTIONS:
+        for field, about in settings_class(name).model_fields.items():
+            nested = hasattr(about.annotation, "model_fields")
+            assert about.description or nested, f"{name}.{field} has no docstring"
+
+
+def test_use_keeps_comments_and_other_settings(tmp_path):
+    params = tmp_path / "params.yaml"
+    params.write_text("# top\nranking:\n  train:\n    epochs: 3  # at most\n    batch_size: 64\n")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("ranking: {train: {epochs: 5}, model: dlrm}")
+    use(recipe, params)
+    text = params.read_text()
+    assert "# top" in text and "# at most" in text
+    tree = YAML(typ="safe").load(text)
+    assert tree == {"ranking": {"train": {"epochs": 5, "batch_size": 64}, "model": "dlrm"}}
+
+
+def test_use_writes_nothing_where_the_recipe_is_wrong(tmp_path):
+    params = tmp_path / "params.yaml"
+    params.write_text("ranking: {model: dlrm}\n")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("ranking: {train: {epochs: -1}}")
+    with pytest.raises(UserError, match="epochs"):
+        use(recipe, params)
+    assert params.read_text() == "ranking: {model: dlrm}\n"
+
+
+def test_dvc_stages_name_settings_and_code_that_exist():
+    stages = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
+    known = {*SECTIONS, "ranking.model", "sessions.model"}
+    for name, stage in stages.items():
+        for param in stage.get("params", []):
+            assert "${" in param or param in known, f"{name}: {param}"
+        for dep in stage["deps"]:
+            made = dep.startswith(("data/", "${"))
+            assert made or Path(ROOT / dep).exists(), f"{name}: {dep}"
