@@ -1,0 +1,64 @@
+"""Files are whole or absent."""
+
+import pyarrow as pa
+import pytest
+import torch
+
+from core import artifacts
+from core.errors import UserError
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "x.json"
+    artifacts.write_json(path, {"a": 1})
+    with pytest.raises(ValueError):
+        artifacts.write_json(path, {"a": float("nan")})
+    with pytest.raises(RuntimeError), artifacts.atomic_path(path) as partial:
+        partial.write_text("half")
+        raise RuntimeError
+    assert artifacts.read_json(path) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_a_folder_replaces_the_old_one_as_a_whole(tmp_path):
+    path = tmp_path / "out"
+    with artifacts.atomic_folder(path) as folder:
+        (folder / "a").write_text("1")
+    with pytest.raises(RuntimeError), artifacts.atomic_folder(path) as folder:
+        (folder / "b").write_text("half")
+        raise RuntimeError
+    assert [p.name for p in path.iterdir()] == ["a"]
+    # What a killed run left behind is no obstacle and does not end up in the result.
+    (tmp_path / ".out.partial").mkdir()
+    (tmp_path / ".out.partial" / "stale").write_text("x")
+    with artifacts.atomic_folder(path) as folder:
+        (folder / "c").write_text("2")
+    assert [p.name for p in path.iterdir()] == ["c"]
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_tensors_round_trip_tied_ones_too(tmp_path):
+    weight = torch.randn(3, 4)
+    artifacts.write_tensors(tmp_path / "w", {"a": weight, "b": weight.T}, {"about": "x"})
+    found, metadata = artifacts.read_tensors(tmp_path / "w")
+    assert torch.equal(found["a"], weight) and torch.equal(found["b"], weight.T)
+    assert metadata == {"about": "x"}
+
+
+@pytest.mark.parametrize("content", [b"", b"not json", b"\xff\xfe"])
+def test_broken_files_are_named(tmp_path, content):
+    path = tmp_path / "broken"
+    path.write_bytes(content)
+    for read in (artifacts.read_json, artifacts.read_tensors):
+        with pytest.raises(UserError, match="broken"):
+            read(path)
+        with pytest.raises(UserError, match="absent"):
+            read(tmp_path / "absent")
+
+
+def test_a_folder_without_parquet_says_which_stage_is_missing(tmp_path):
+    with pytest.raises(UserError, match="run the stage"):
+        artifacts.parquet_files(tmp_path)
+    artifacts.write_parquet(tmp_path / "b.parquet", pa.table({"x": [1]}))
+    artifacts.write_parquet(tmp_path / "a.parquet", pa.table({"x": [1]}))
+    assert [p.name for p in artifacts.parquet_files(tmp_path)] == ["a.parquet", "b.parquet"]

@@ -1,0 +1,97 @@
+"""NVTabular's FillMedian with the exact median, whatever the partitioning."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from core.artifacts import write_parquet
+from core.merlin import ops
+from workflows.ops.reduction import tree_reduce
+
+Counted = tuple[np.ndarray, np.ndarray]
+"""Distinct values, rising, and how often each was seen."""
+
+
+class FillMedian(ops.FillMedian):
+    """Missing values become the median of the training rows' values (0 where there is none).
+
+    A drop-in for ``nvtabular.ops.FillMedian``, whose median is put together from those of the
+    partitions: an approximation that changes with the partitioning. Here values are counted, which
+    is exact, can be merged with later days, and is small for columns of counts such as Criteo's
+    (16 bytes a distinct value).
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.counted: dict[str, Counted] = {}
+
+    def fit(self, col_selector, ddf):
+        return tree_reduce(ddf[col_selector.names], count_numbers, merge_numbers)
+
+    def fit_finalize(self, stats):
+        self.counted = stats
+        self.medians = {name: median(*found) for name, found in stats.items()}
+
+    def clear(self):
+        super().clear()
+        self.counted = {}
+
+    def transform(self, col_selector, df):
+        out = type(df)()
+        for name in col_selector.names:
+            out[name] = df[name].fillna(self.medians[name])
+        return out
+
+    def save_state(self, folder: Path) -> dict[str, Any]:
+        """Writes ``counts.<column>.parquet``: all values and how often each was seen."""
+        for name, (values, counts) in self.counted.items():
+            write_parquet(
+                folder / f"counts.{name}.parquet", pa.table({"value": values, "count": counts})
+            )
+        return {"medians": self.medians}
+
+    def load_state(self, folder: Path, state: dict[str, Any]) -> None:
+        self.medians = dict(state["medians"])
+        for name in self.medians:
+            counts = folder / f"counts.{name}.parquet"
+            if counts.exists():  # an exported bundle fills but cannot be extended
+                table = pq.read_table(counts)
+                self.counted[name] = (table["value"].to_numpy(), table["count"].to_numpy())
+        self.fitted = True
+
+
+def count_numbers(df: pd.DataFrame) -> dict[str, Counted]:
+    """``{column: (values, counts)}`` of one partition, missing ones left out."""
+    counted = {}
+    for name in df.columns:
+        values = df[name].dropna()
+        values = (values.to_pandas() if hasattr(values, "to_pandas") else values).to_numpy(float)
+        counted[name] = np.unique(values, return_counts=True)
+    return counted
+
+
+def merge_numbers(parts: list[dict[str, Counted]]) -> dict[str, Counted]:
+    """The counts of several partitions together."""
+    merged = {}
+    for name in parts[0]:
+        values = np.concatenate([part[name][0] for part in parts])
+        counts = np.concatenate([part[name][1] for part in parts])
+        distinct, where = np.unique(values, return_inverse=True)
+        total = np.zeros(len(distinct), np.int64)
+        np.add.at(total, where, counts)
+        merged[name] = (distinct, total)
+    return merged
+
+
+def median(values: np.ndarray, counts: np.ndarray) -> float:
+    """The middle value, or the mean of the two middle ones; 0 where there is no value."""
+    total = int(counts.sum())
+    if total == 0:
+        return 0.0
+    passed = np.cumsum(counts)
+    middle = np.searchsorted(passed, [(total - 1) // 2, total // 2], side="right")
+    return float(values[middle].mean())

@@ -1,0 +1,76 @@
+"""NVTabular's NormalizeMinMax that survives constants and nulls and leaves float32."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from core.merlin import ops
+from workflows.ops.reduction import tree_reduce
+
+Range = tuple[float, float] | None
+"""Least and greatest value; None where there is no value."""
+
+
+class NormalizeMinMax(ops.NormalizeMinMax):
+    """``(x - min) / (max - min)`` over the training rows, as float32.
+
+    A drop-in for ``nvtabular.ops.NormalizeMinMax``, whose constant zero column becomes NaN and
+    whose transform fails on a column that has no value: here both become 0. A later row beyond
+    the training range lies outside 0 … 1; clip it first where that matters.
+    """
+
+    def __init__(self):
+        super().__init__(out_dtype=np.float32)
+
+    def fit(self, col_selector, ddf):
+        if not isinstance(ddf._meta, pd.DataFrame):
+            return super().fit(col_selector, ddf)
+        return tree_reduce(ddf[col_selector.names], column_ranges, merge_ranges)
+
+    def fit_finalize(self, stats):
+        if set(stats) == {"mins", "maxs"} and not isinstance(stats["mins"], tuple):
+            super().fit_finalize(stats)  # cuDF
+            return
+        self._set(stats)
+
+    def _set(self, ranges: dict[str, Range]) -> None:
+        for name, found in ranges.items():
+            self.mins[name], self.maxs[name] = found or (0.0, 0.0)
+
+    def transform(self, col_selector, df):
+        out = type(df)()
+        for name in col_selector.names:
+            width = self.maxs[name] - self.mins[name]
+            # In double, as the fit: a float32 difference of large numbers would lose digits.
+            values = df[name].astype("float64") - self.mins[name]
+            out[name] = (values / width if width > 0 else values * 0).astype(self.output_dtype)
+        return out
+
+    def save_state(self, folder: Path) -> dict[str, Any]:
+        return {"ranges": {name: [self.mins[name], self.maxs[name]] for name in self.mins}}
+
+    def load_state(self, folder: Path, state: dict[str, Any]) -> None:
+        self._set({name: tuple(found) for name, found in state["ranges"].items()})
+        self.fitted = True
+
+
+def column_ranges(df: pd.DataFrame) -> dict[str, Range]:
+    """``{column: (least, greatest)}`` of the finite values of one partition."""
+    found: dict[str, Range] = {}
+    for name in df.columns:
+        values = df[name].to_numpy(np.float64, na_value=np.nan)
+        values = values[np.isfinite(values)]
+        found[name] = (float(values.min()), float(values.max())) if len(values) else None
+    return found
+
+
+def merge_ranges(parts: list[dict[str, Range]]) -> dict[str, Range]:
+    """The ranges of several partitions together."""
+    merged: dict[str, Range] = {}
+    for name in parts[0]:
+        known = [part[name] for part in parts if part[name] is not None]
+        lows, highs = zip(*known, strict=True) if known else ((), ())
+        merged[name] = (min(lows), max(highs)) if known else None
+    return merged
