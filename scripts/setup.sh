@@ -66,7 +66,7 @@ export VIRTUAL_ENV="$PWD/.venv"
 
 # 3. torch first, in the build that was asked for; then the rest, by hash. --no-deps, since the
 #    lock is complete and Merlin's own metadata contradicts it.
-version=$(sed -n 's/^torch==//p' "$LOCK")
+version=$(sed -n 's/^torch==\([0-9.]*\).*/\1/p' "$LOCK")
 echo "setup: installing the packages of $LOCK into .venv (about 2 GB on disk)"
 local_torch=$(echo "$links" | tr ' ,' '\n\n' | while read -r folder; do
     ls "$folder"/torch-"$version"*cp311* 2>/dev/null || true; done | head -n 1)

@@ -1,26 +1,46 @@
-"""Integers → positions, by an open-addressing hash table: the lookup under Categorify on CPU."""
+"""Integers → counts and codes, by open-addressing hash tables: what Categorify does on CPU.
+
+All loops run without the interpreter's lock, so that threads share the work. Validity is Arrow's:
+bit ``offset + i`` of ``valid`` says whether value ``i`` is there; an empty ``valid`` means all are.
+"""
 
 import numpy as np
-from numba import njit
+
+from core.compiled import compiled
 
 _EMPTY = np.int32(-1)
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+_FIBONACCI = np.uint64(0x9E3779B97F4A7C15)
+ALL_VALID = np.empty(0, np.uint8)
 
 
-@njit(nogil=True)
-def _slot(key: int, shift: int) -> int:
+@compiled
+def _slot(key, bits):
     # Fibonacci hashing; the xor keeps ids that differ in high bits only from colliding.
     mixed = np.uint64(key) ^ (np.uint64(key) >> np.uint64(32))
-    return np.int64((mixed * _MULTIPLIER) >> np.uint64(shift))
+    return np.int64((mixed * _FIBONACCI) >> np.uint64(64 - bits))
 
 
-@njit(nogil=True)
-def _build(values: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
+@compiled
+def _mix(key):
+    """splitmix64's finaliser (Steele, Lea & Flood 2014): every bit of the key moves every bit."""
+    mixed = np.uint64(key)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+@compiled
+def _is_valid(valid, at):
+    return valid.size == 0 or (valid[at >> 3] >> (at & 7)) & 1
+
+
+@compiled
+def _build(values, bits):
     size = 1 << bits
     keys = np.zeros(size, np.int64)
     positions = np.full(size, _EMPTY, np.int32)
     for position in range(len(values)):
-        slot = _slot(values[position], 64 - bits)
+        slot = _slot(values[position], bits)
         while positions[slot] != _EMPTY:
             slot = (slot + 1) & (size - 1)
         keys[slot] = values[position]
@@ -28,51 +48,115 @@ def _build(values: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     return keys, positions
 
 
-@njit(nogil=True)
-def _lookup(
-    wanted: np.ndarray, keys: np.ndarray, positions: np.ndarray, bits: int, absent: int
-) -> np.ndarray:
+@compiled
+def _find(value, keys, positions, bits):
+    """Position of a value, or -1."""
+    slot = _slot(value, bits)
+    while positions[slot] != _EMPTY and keys[slot] != value:
+        slot = (slot + 1) & ((1 << bits) - 1)
+    return positions[slot]
+
+
+@compiled
+def _positions(wanted, keys, positions, bits, absent):
     found = np.empty(len(wanted), np.int32)
-    mask = (1 << bits) - 1
     for i in range(len(wanted)):
-        slot = _slot(wanted[i], 64 - bits)
-        while positions[slot] != _EMPTY and keys[slot] != wanted[i]:
-            slot = (slot + 1) & mask
-        found[i] = positions[slot] if positions[slot] != _EMPTY else absent
+        position = _find(wanted[i], keys, positions, bits)
+        found[i] = position if position >= 0 else absent
     return found
 
 
-@njit(nogil=True)
-def _count(values: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Distinct values in order of first sight and their counts, as far as the table holds."""
+@compiled
+def _codes(wanted, valid, offset, keys, positions, bits, null, unknown, buckets, codes):
+    first = unknown + buckets
+    for i in range(len(wanted)):
+        if not _is_valid(valid, offset + i):
+            codes[i] = null
+            continue
+        position = _find(wanted[i], keys, positions, bits)
+        if position >= 0:
+            codes[i] = first + position
+        elif buckets == 1:
+            codes[i] = unknown
+        else:
+            codes[i] = unknown + np.int64(_mix(wanted[i]) % np.uint64(buckets))
+
+
+@compiled
+def _grown(keys, counts, bits):
+    """The same table with four times the room."""
     size = 1 << bits
-    positions = np.full(size, _EMPTY, np.int32)
-    limit = size // 2
-    distinct = np.empty(limit, np.int64)
-    counts = np.zeros(limit, np.int64)
+    new_keys = np.zeros(size, np.int64)
+    new_counts = np.zeros(size, np.int64)
+    for old in range(len(keys)):
+        if counts[old]:
+            slot = _slot(keys[old], bits)
+            while new_counts[slot]:
+                slot = (slot + 1) & (size - 1)
+            new_keys[slot] = keys[old]
+            new_counts[slot] = counts[old]
+    return new_keys, new_counts
+
+
+@compiled
+def _count(values, valid, offset, weights, bits):
+    """Adds up the weights (all 1 where empty) of each distinct value."""
+    keys = np.zeros(1 << bits, np.int64)
+    counts = np.zeros(1 << bits, np.int64)
     known = 0
     for i in range(len(values)):
-        slot = _slot(values[i], 64 - bits)
-        while positions[slot] != _EMPTY and distinct[positions[slot]] != values[i]:
-            slot = (slot + 1) & (size - 1)
-        if positions[slot] == _EMPTY:
-            if known == limit:
-                return distinct, counts, -1
-            positions[slot] = known
-            distinct[known] = values[i]
+        if not _is_valid(valid, offset + i):
+            continue
+        slot = _slot(values[i], bits)
+        while counts[slot] and keys[slot] != values[i]:
+            slot = (slot + 1) & ((1 << bits) - 1)
+        if counts[slot] == 0:
+            keys[slot] = values[i]
             known += 1
-        counts[positions[slot]] += 1
-    return distinct, counts, known
+        counts[slot] += weights[i] if weights.size else 1
+        if 2 * known > 1 << bits:
+            bits += 2
+            keys, counts = _grown(keys, counts, bits)
+    distinct = np.empty(known, np.int64)
+    totals = np.empty(known, np.int64)
+    at = 0
+    for slot in range(1 << bits):
+        if counts[slot]:
+            distinct[at] = keys[slot]
+            totals[at] = counts[slot]
+            at += 1
+    return distinct, totals
 
 
-def value_counts(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct int64 values and how often each stands in ``values``, in order of first sight."""
-    bits = 12
-    while True:
-        distinct, counts, known = _count(values, bits)
-        if known >= 0:
-            return distinct[:known], counts[:known]
-        bits += 3  # the table overflowed: eight times the room
+@compiled
+def _text_buckets(offsets, data, buckets, found):
+    for i in range(len(found)):
+        hashed = np.uint64(0xCBF29CE484222325)  # FNV-1a over the bytes
+        for at in range(offsets[i], offsets[i + 1]):
+            hashed = (hashed ^ np.uint64(data[at])) * np.uint64(0x100000001B3)
+        found[i] = np.int64(_mix(hashed) % np.uint64(buckets))
+
+
+def value_counts(
+    values: np.ndarray, valid: np.ndarray = ALL_VALID, offset: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct valid int64 values and how often each stands in ``values``, in no special order."""
+    return _count(values, valid, offset, np.empty(0, np.int64), 12)
+
+
+def sum_counts(values: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct int64 values and the sums of their positive ``counts``."""
+    return _count(values, ALL_VALID, 0, counts, 12)
+
+
+def text_buckets(offsets: np.ndarray, data: np.ndarray, buckets: int) -> np.ndarray:
+    """A bucket from 0 for each string, by its UTF-8 bytes: the same on every machine.
+
+    ``offsets``: int64 ``(strings + 1,)`` into ``data``, uint8 ``(bytes,)``.
+    """
+    found = np.empty(len(offsets) - 1, np.int64)
+    _text_buckets(offsets, data, buckets, found)
+    return found
 
 
 class HashIndex:
@@ -86,4 +170,24 @@ class HashIndex:
     def positions(self, wanted: np.ndarray, absent: int = -1) -> np.ndarray:
         """int32 position of each wanted value, ``absent`` where it is not known."""
         wanted = np.ascontiguousarray(wanted, np.int64)
-        return _lookup(wanted, self._keys, self._positions, self._bits, absent)
+        return _positions(wanted, self._keys, self._positions, self._bits, absent)
+
+    def codes(
+        self,
+        wanted: np.ndarray,
+        valid: np.ndarray,
+        offset: int,
+        null: int,
+        unknown: int,
+        buckets: int,
+        dtype: np.dtype,
+    ) -> np.ndarray:
+        """The code of each wanted int64 value, shape ``(n,)``.
+
+        ``null`` where it is not valid, ``unknown + buckets + position`` where it is known, else
+        one of the ``buckets`` codes from ``unknown``, by a hash of the value.
+        """
+        codes = np.empty(len(wanted), dtype)
+        table = (self._keys, self._positions, self._bits)
+        _codes(wanted, valid, offset, *table, null, unknown, buckets, codes)
+        return codes
