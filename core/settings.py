@@ -68,15 +68,11 @@ def parse_override(text: str) -> Tree:
     return tree
 
 
-def load(
-    settings_class: type[SettingsType],
-    files: Iterable[str | Path] = (),
-    overrides: Iterable[str] = (),
-) -> SettingsType:
-    """Reads files and overrides into ``settings_class``.
+def read_tree(files: Iterable[str | Path], overrides: Iterable[str] = ()) -> tuple[Tree, str]:
+    """Settings files, later ones over earlier, then ``key=value`` overrides.
 
-    Raises:
-        UserError: naming each wrong key, what was expected, and the nearest right name.
+    Returns:
+        The merged settings, and where they are from, for messages.
     """
     tree: Tree = {}
     origin = []
@@ -88,7 +84,7 @@ def load(
         tree = merge(tree, parse_override(text))
     if overrides:
         origin.append("--set")
-    return validate(settings_class, tree, " and ".join(origin) or "defaults")
+    return tree, " + ".join(origin) or "defaults"
 
 
 def validate(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from core.errors import UserError
-from core.settings import Settings, merge, parse_override, read_yaml, validate
+from core.settings import Settings, merge, read_tree, validate
 from training.sessions import ENGINE_DEFAULTS as SESSION_ENGINE
 
 RECIPES = ("ranking", "sessions")
@@ -67,15 +67,7 @@ class Params:
         """
         if files is None:
             files = [PARAMS_FILE] if PARAMS_FILE.exists() else []
-        tree: dict[str, Any] = {}
-        origin = []
-        for path in files:
-            tree = merge(tree, read_yaml(path))
-            origin.append(str(path))
-        overrides = list(overrides)
-        for text in overrides:
-            tree = merge(tree, parse_override(text))
-        return cls(tree, " + ".join([*origin, *(["--set"] if overrides else [])]) or "defaults")
+        return cls(*read_tree(files, overrides))
 
     def section(self, name: str) -> Any:
         """The validated settings of one section, such as ``ranking.train``."""
