@@ -4,11 +4,11 @@ import torch
 from torch import nn
 
 from core.errors import UserError
-from core.merlin import Tags
+from core.merlin import ColumnSchema, Schema, Tags, torch_models
 from core.settings import validate
 from tests.training import click_log
 from training import ranking
-from training.embeddings import SparseEmbedding, initialise, initialise_layers
+from training.embeddings import SparseEmbedding, TableGroup, initialise, initialise_layers
 from training.ranking.dlrm import DLRMSettings
 
 # More than nine columns of a kind, so that I10 sorts before I2 as Merlin sorts them.
@@ -38,10 +38,10 @@ def numpy_dlrm(weights, inputs):
     bottom = mlp(dense, linears("body.values.0.values.0.branches.continuous"))
     vectors = {"continuous": bottom}
     for name in (n for n in inputs if n[0] == "C"):
-        (table,) = (
-            w for n, w in weights.items() if f".{name}." in n and n.endswith("table.weight")
-        )
-        vectors[name] = table[inputs[name]]
+        # One matrix holds the tables one after another, in the order of the schema.
+        (tables,) = (w for n, w in weights.items() if n.endswith("table.weight"))
+        number = [c for c in SCHEMA.column_names if c[0] == "C"].index(name)
+        vectors[name] = tables[number * click_log.CARDINALITY + inputs[name]]
     # Capital letters sort before "continuous": the embeddings come first.
     stacked = [vectors[name] for name in sorted(vectors)]
     pairs = [
@@ -94,19 +94,48 @@ def test_gradients_of_tables_hold_the_rows_of_the_batch(model):
     model.zero_grad()
     inputs, targets = batch()
     model.loss((inputs, targets)).backward()
-    tables = {n: p for n, p in model.named_parameters() if n.endswith("table.weight")}
-    assert len(tables) == 12
-    for name, table in tables.items():
-        (column,) = (c for c in inputs if f".{c}." in name)
-        assert table.grad.is_sparse and table.shape == (click_log.CARDINALITY, 4)
-        rows = table.grad.coalesce().indices()[0]
-        assert rows.tolist() == inputs[column].unique().tolist()
+    (table,) = (p for n, p in model.named_parameters() if n.endswith("table.weight"))
+    assert table.grad.is_sparse and table.shape == (12 * click_log.CARDINALITY, 4)
+    names = [c for c in SCHEMA.column_names if c[0] == "C"]
+    used = [i * click_log.CARDINALITY + inputs[name].long() for i, name in enumerate(names)]
+    rows = table.grad.coalesce().indices()[0]
+    assert rows.tolist() == torch.cat(used).unique().tolist()
+
+
+def test_a_group_of_tables_gives_what_merlins_tables_give():
+    merlin = torch_models().EmbeddingTables(4, SCHEMA.select_by_tag(Tags.CATEGORICAL))
+    group = TableGroup(SCHEMA.select_by_tag(Tags.CATEGORICAL), 4, "dlrm")
+    with torch.no_grad():
+        for name, table in merlin.branches.items():
+            weight = (
+                table.values[0].table.weight if hasattr(table, "values") else table.table.weight
+            )
+            start = group.rows(name).start
+            group.table.weight[start : start + click_log.CARDINALITY] = weight[
+                : click_log.CARDINALITY
+            ]
+    inputs, _ = batch()
+    codes = {name: values for name, values in inputs.items() if name[0] == "C"}
+    ours, theirs = group(codes), merlin(codes)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_columns_of_one_domain_share_rows():
+    domain = {"domain": {"min": 0, "max": 9, "name": "shared"}}
+    schema = Schema(
+        [ColumnSchema(n, dtype="int32", properties=domain, tags=[Tags.CATEGORICAL]) for n in "ab"]
+    )
+    group = TableGroup(schema, 3, "normal")
+    assert group.table.weight.shape == (10, 3)
+    vectors = group({"a": torch.tensor([7]), "b": torch.tensor([7])})
+    assert torch.equal(vectors["a"], vectors["b"])
 
 
 def test_initial_weights_follow_the_seed_and_the_setting():
     one, same, other = (ranking.build("dlrm", SCHEMA, SETTINGS, seed=s) for s in (1, 1, 2))
     states = [m.state_dict() for m in (one, same, other)]
-    (name,) = (n for n in states[0] if ".C1." in n)
+    (name,) = (n for n in states[0] if n.endswith("table.weight"))
     assert all(torch.equal(states[0][n], states[1][n]) for n in states[0])
     assert not torch.equal(states[0][name], states[2][name])
     wide = nn.Linear(300, 500)

@@ -45,7 +45,7 @@ def build(schema: "Schema", settings: DLRMSettings) -> "ClickModel":
         UserError: the schema lacks one of the two, or the target.
     """
     from core.merlin import Tags, torch_models
-    from training.embeddings import initialise_layers, make_sparse
+    from training.embeddings import group_tables, initialise_layers
     from training.ranking.click_model import ClickModel, logit_output, required_columns
 
     mm = torch_models()
@@ -59,7 +59,7 @@ def build(schema: "Schema", settings: DLRMSettings) -> "ClickModel":
         output_block=logit_output(schema),
     )
     model = ClickModel(body, schema, settings)
-    make_sparse(model, settings.initialisation)
+    group_tables(model, schema, settings.initialisation)
     if settings.initialisation == "dlrm":
         initialise_layers(model)
     return model
