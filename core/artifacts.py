@@ -4,6 +4,8 @@ Nothing here can execute what it reads: no pickle in any form.
 """
 
 import contextlib
+import errno
+import hashlib
 import json
 import os
 import shutil
@@ -17,6 +19,9 @@ import pyarrow.parquet as pq
 from core.errors import UserError
 
 PARTIAL = ".partial"
+MARKER = ".merlin-pipeline"
+"""An empty file in every folder that a stage wrote: what it stands in may be replaced."""
+OURS = {MARKER, "manifest.json", "plan.json", "model.json", "bundle.json", "checkpoints"}
 
 
 @contextlib.contextmanager
@@ -43,21 +48,45 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Gives a fresh folder beside ``path`` that takes its place when the block ends well.
 
     A folder left over by a killed run is removed first, so a later stage never meets half of one.
+
+    Raises:
+        UserError: ``path`` holds something that was not written this way: it would be lost.
     """
-    path = Path(path)
+    path = checked_output(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}{PARTIAL}")
-    shutil.rmtree(partial, ignore_errors=True)
+    old = path.with_name(f".{path.name}.old")
+    for leftover in (partial, old):
+        shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir()
     try:
         yield partial
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        (partial / MARKER).touch()
+        if path.exists():
+            os.replace(path, old)
         os.replace(partial, path)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        for leftover in (partial, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def checked_output(path: str | Path) -> Path:
+    """``path``, if a stage may replace it: absent, empty, or written by a stage before.
+
+    Raises:
+        UserError: it is a file, or a folder with something else in it.
+    """
+    path = Path(path).resolve()
+    if path.is_dir():
+        found = sorted(entry.name for entry in path.iterdir())
+        if found and not (set(found) & OURS):
+            raise UserError(
+                f"{path}: holds {', '.join(found[:3])}{' …' if len(found) > 3 else ''}, which no "
+                "stage wrote and which would be lost; name an empty or a new folder"
+            )
+    elif path.exists():
+        raise UserError(f"{path}: is a file; name a folder to write to")
+    return path
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -95,6 +124,15 @@ def parquet_files(folder: str | Path) -> list[Path]:
     return files
 
 
+def digest(*paths: str | Path) -> str:
+    """SHA-256 over the names and contents of files, and of the ``*.py`` files under folders."""
+    found = hashlib.sha256()
+    for path in map(Path, paths):
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            found.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return found.hexdigest()
+
+
 def write_tensors(
     path: str | Path, tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None
 ) -> None:
@@ -102,11 +140,15 @@ def write_tensors(
 
     Tensors that share storage (tied weights) are written once each.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with atomic_path(path) as partial:
-        save_file(plain, partial, metadata=dict(metadata or {}))
+        try:
+            save_file(plain, partial, metadata=dict(metadata or {}))
+        except SafetensorError as error:  # how safetensors says that the disk is full
+            raise OSError(errno.ENOSPC, str(error), str(path)) from None
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Any], dict[str, str]]:

@@ -14,6 +14,12 @@ from core.console import progress
 from core.errors import UserError
 from core.settings import Settings
 
+REDUCE_WIDTH = 8
+"""Results that a worker puts together at once."""
+
+
+CONNECT_TIMEOUT = "30s"
+
 
 class ClusterSettings(Settings):
     """Where preprocessing runs."""
@@ -74,7 +80,7 @@ def _connect(address: str | None) -> Any:
     from distributed import Client
 
     try:
-        return Client(address, timeout="30s")
+        return Client(address, timeout=CONNECT_TIMEOUT)
     except OSError as error:
         raise UserError(f"cluster.address {address}: no Dask scheduler answers ({error})") from None
 
@@ -102,18 +108,62 @@ def run(client: Any, what: str, function: Callable, items: Iterable[Any], *fixed
 
     ``fixed`` is sent to each worker once. A failure of one item ends the run with its error.
     """
-    from distributed import as_completed
-
     items = list(items)
     if not items:
         return []
-    shared = [client.scatter(value, broadcast=True, hash=False) for value in fixed]
+    shared = _send(client, fixed)
     futures = [client.submit(function, item, *shared, pure=False) for item in items]
-    with progress(what, total=len(items), unit="parts") as advance:
-        for future in as_completed(futures):
+    _wait(client, what, list(futures))
+    return client.gather(futures)
+
+
+def reduce(
+    client: Any,
+    what: str,
+    function: Callable,
+    combine: Callable[[list[Any]], Any],
+    items: Iterable[Any],
+    *fixed: Any,
+) -> Any:
+    """``combine`` over ``function(item, *fixed)`` of all items, ``REDUCE_WIDTH`` at a time.
+
+    What is put together depends on the order of the items alone, never on which was ready first;
+    it is put together on the workers as soon as it can be, and then let go.
+
+    Raises:
+        ValueError: there are no items.
+    """
+    items = list(items)
+    if not items:
+        raise ValueError("nothing to reduce")
+    shared = _send(client, fixed)
+    leaves = [client.submit(function, item, *shared, pure=False) for item in items]
+    level, first = leaves, True
+    while first or len(level) > 1:
+        starts = range(0, len(level), REDUCE_WIDTH)
+        # Before any new item: what is put together frees its parts.
+        groups = [level[start : start + REDUCE_WIDTH] for start in starts]
+        level = [client.submit(combine, group, pure=False, priority=10) for group in groups]
+        first = False
+    groups = None
+    _wait(client, what, leaves)
+    return level[0].result()
+
+
+def _send(client: Any, values: Iterable[Any]) -> list[Any]:
+    return [client.scatter(value, broadcast=True, hash=False) for value in values]
+
+
+def _wait(client: Any, what: str, futures: list[Any]) -> None:
+    """Waits for ``futures``, with progress; empties the list, so that results can be let go."""
+    from distributed import as_completed
+
+    total, waiting = len(futures), as_completed(futures)
+    futures.clear()
+    with progress(what, total=total, unit="parts") as advance:
+        for future in waiting:
             if future.status == "error":
                 error = future.exception()
-                client.cancel(futures)
+                client.cancel(list(waiting.futures))
                 raise error
             advance()
-    return client.gather(futures)

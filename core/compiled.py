@@ -1,4 +1,4 @@
-"""numba, as the loops over bytes and hash tables here use it."""
+"""numba, as the loops over bytes and hash tables use it."""
 
 from collections.abc import Callable
 from typing import Any

@@ -30,6 +30,9 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import merlin.io  # noqa: F401
     import nvtabular
+    from merlin.dag import Graph
+    from merlin.dag.executors import LocalExecutor
+    from merlin.dag.ops.selection import SelectionOp
     from merlin.io import Dataset
     from merlin.schema import ColumnSchema, Schema, Tags
     from merlin.schema.io.tensorflow_metadata import TensorflowMetadata
@@ -41,7 +44,10 @@ warnings.filterwarnings("ignore", message="The inner type of a container is lost
 __all__ = [
     "ColumnSchema",
     "Dataset",
+    "Graph",
+    "LocalExecutor",
     "Schema",
+    "SelectionOp",
     "Tags",
     "Workflow",
     "nvtabular",

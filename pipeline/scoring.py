@@ -60,16 +60,19 @@ class Bundle:
             )
 
 
+def check_name(output: str | Path) -> None:
+    """Before any work: the ending of the output's name must say how to write it."""
+    if Path(output).suffix not in (".parquet", ".csv"):
+        raise UserError(f"{output}: expected a name ending in .parquet or .csv")
+
+
 def write_table(frame: pl.DataFrame, output: str | Path) -> None:
     """Writes ``.parquet`` or ``.csv``, by the name's ending, atomically."""
-    output = Path(output)
-    if output.suffix == ".parquet":
+    if Path(output).suffix == ".parquet":
         write_parquet(output, frame.to_arrow())
-    elif output.suffix == ".csv":
-        with atomic_path(output) as partial:
-            frame.write_csv(partial)
-    else:
-        raise UserError(f"{output}: expected a name ending in .parquet or .csv")
+        return
+    with atomic_path(output) as partial:
+        frame.write_csv(partial)
 
 
 def score(bundle: str | Path, input: str | Path, output: str | Path) -> pl.DataFrame:
@@ -79,6 +82,7 @@ def score(bundle: str | Path, input: str | Path, output: str | Path) -> pl.DataF
         ``row`` (from 0, in input order, of the rows that could be read) and ``probability``, as
         written to ``output``.
     """
+    check_name(output)
     loaded = Bundle(bundle)
     loaded.require("ranking", "score")
     workflow = loaded.workflow()
@@ -114,27 +118,29 @@ def recommend(
 ) -> pl.DataFrame:
     """The ``k`` items most likely to come next in every session of a raw clickstream.
 
-    The item viewed last is not recommended. A session of which no item is known gets the most
-    frequent items of the training log.
+    The item viewed last is not recommended where repeats were dropped in training. A session of
+    which no item is known gets the most frequent items of the training log.
 
     Returns:
         ``session_id``, ``rank`` (from 1), ``item_id`` (as in the raw log) and ``score``, as
         written to ``output``.
     """
+    check_name(output)
     loaded = Bundle(bundle)
     loaded.require("sessions", "recommend")
     workflow = loaded.workflow()
     items = stat_operators(workflow)[0].vocabulary["item_id"]
     k = min(k, len(items))
     with tempfile.TemporaryDirectory() as scratch:
-        manifest = ingest("sessions", loaded.source, input, Path(scratch) / "raw")
-        events = _events(Path(scratch) / "raw", manifest, loaded, saved_columns(workflow))
+        source = needed_columns(loaded.source, workflow)
+        manifest = ingest("sessions", source, input, Path(scratch) / "raw")
+        events = _events(Path(scratch) / "raw", manifest, workflow)
     sessions = workflow.transform(events)
     found = []
     with progress("recommending", len(sessions), "sessions") as advance:
         for first in range(0, len(sessions), SESSIONS_AT_ONCE):
             chunk = sessions.iloc[first : first + SESSIONS_AT_ONCE]
-            codes, scores = _next_items(loaded.model, chunk, k)
+            codes, scores = _next_items(loaded, chunk, k)
             found.append(
                 pl.DataFrame(
                     {
@@ -152,14 +158,24 @@ def recommend(
     return recommended
 
 
-def saved_columns(workflow: Workflow) -> list[str]:
-    return workflow.input_schema.column_names
+def needed_columns(source: Any, workflow: Workflow) -> Any:
+    """The source settings without the columns that the workflow does not read.
+
+    The user stays where sessions are cut by user.
+    """
+    used = {*workflow.input_schema.column_names, "session_id", "item_id", "timestamp"}
+    if source.columns.session_id is None:
+        used.add("user_id")
+    if source.keep_event_types is not None:
+        used.add("event_type")
+    unused = {name: None for name in type(source.columns).model_fields if name not in used}
+    columns = source.columns.model_copy(update=unused)
+    return source.model_copy(update={"columns": columns})
 
 
-def _events(
-    raw: Path, manifest: dict[str, Any], loaded: Bundle, columns: list[str]
-) -> pd.DataFrame:
+def _events(raw: Path, manifest: dict[str, Any], workflow: Workflow) -> pd.DataFrame:
     """All events in session and time order, with the columns that the workflow reads."""
+    columns = workflow.input_schema.column_names
     missing = [name for name in columns if name not in manifest["columns"]]
     if missing:
         raise UserError(f"the log lacks the column {', '.join(missing)}, which the model was given")
@@ -169,8 +185,9 @@ def _events(
     return sessionize.to_pandas(events.to_arrow())
 
 
-def _next_items(model: Any, chunk: pd.DataFrame, k: int) -> tuple[np.ndarray, np.ndarray]:
+def _next_items(loaded: Bundle, chunk: pd.DataFrame, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Codes and scores of the best ``k`` next items, each ``(sessions, k)``."""
+    model, no_repeats = loaded.model, loaded.preprocess.sessions.drop_repeats
     import torch
 
     from training.sessions import ragged
@@ -181,7 +198,9 @@ def _next_items(model: Any, chunk: pd.DataFrame, k: int) -> tuple[np.ndarray, np
         name: torch.from_numpy(np.concatenate(chunk[name].to_list())) for name in model.columns
     }
     sessions = ragged.Sessions(columns, torch.from_numpy(offsets))
-    sessions = ragged.drop_repeats(ragged.drop_unknown(sessions, model.item), model.item)
+    sessions = ragged.drop_unknown(sessions, model.item)
+    if no_repeats:
+        sessions = ragged.drop_repeats(sessions, model.item)
     known = sessions.lengths > 0
     steps = sessions.offsets[1:][known] - 1
     # Frequency order is code order, so falling scores are the popular items' ranking.
@@ -190,8 +209,9 @@ def _next_items(model: Any, chunk: pd.DataFrame, k: int) -> tuple[np.ndarray, np
         if len(steps):
             windows = ragged.windows_through(sessions, steps, model.max_length)
             scores[known] = model.scores(ragged.pad(sessions, windows)).float()
-            viewed = sessions.columns[model.item][steps].long()
-            scores[known.nonzero().squeeze(1), viewed] = -torch.inf
+            if no_repeats:  # the model was never asked for the item just viewed
+                viewed = sessions.columns[model.item][steps].long()
+                scores[known.nonzero().squeeze(1), viewed] = -torch.inf
         scores[:, : ragged.FIRST_ITEM] = -torch.inf
         best = scores.topk(k, dim=1)
     return best.indices.numpy(), best.values.numpy()

@@ -24,7 +24,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import nn
 
 from core import console
-from core.artifacts import atomic_path
+from core.artifacts import atomic_path, digest
 from core.errors import UserError
 from core.settings import Settings
 from training import checkpoints, optimizers
@@ -106,6 +106,7 @@ def fit(
     settings: EngineSettings,
     folder: str | Path,
     resume: bool = True,
+    identity: str = "",
 ) -> FitResult:
     """Trains ``model`` and leaves it with its best weights.
 
@@ -118,6 +119,8 @@ def fit(
         model: an ``nn.Module`` that is a :class:`Trainable`.
         valid: without one there is no early stopping, and the last weights are the best.
         resume: False deletes the checkpoints found in ``folder`` and trains afresh.
+        identity: whatever else the result depends on, such as a hash of the features; a
+            checkpoint made under another one is not resumed.
 
     Raises:
         UserError: a NaN or infinite loss, naming the step; a validation metric that the split
@@ -129,7 +132,7 @@ def fit(
         torch.set_num_threads(settings.threads)
     seed_all(settings.seed)
     store = CheckpointFolder(folder / "checkpoints", settings.keep_checkpoints)
-    run = _Run(model, train, valid, settings, folder, store)
+    run = _Run(model, train, valid, settings, folder, store, identity)
     start = store.newest(run.fingerprint) if resume else None
     if start is None:
         store.clear()
@@ -246,6 +249,7 @@ class _Run(lightning.Callback):
         settings: EngineSettings,
         folder: Path,
         store: CheckpointFolder,
+        identity: str,
     ) -> None:
         self.model, self.train, self.valid = model, train, valid
         self.settings, self.folder, self.store = settings, folder, store
@@ -255,6 +259,8 @@ class _Run(lightning.Callback):
         self.optimizers = optimizers.make_optimizers(model, settings)
         self.tables = optimizers.table_parameters(model)
         self.fingerprint = {
+            "identity": identity,
+            "code": digest(Path(__file__).parent),
             "settings": settings.that_shape_the_result(),
             "model": {"class": type(model).__name__, **model.settings.model_dump(mode="json")},
             "shapes": {name: list(t.shape) for name, t in model.state_dict().items()},
@@ -320,6 +326,7 @@ class _Run(lightning.Callback):
             best = checkpoints.load(self.store.best_file(progress.best_step))
             checkpoints.restore_model(self.model, best.tensors)
         checkpoints.save_weights(self.folder / "model.safetensors", self.model)
+        self._write_history()
         patience = progress.step < self.total_steps
         rate = self.steps_here * self.train.batch_size / self.seconds if self.seconds else 0.0
         return FitResult(
@@ -413,10 +420,17 @@ class _Run(lightning.Callback):
         }
         progress.history = [*(progress.history or []), row]
         progress.loss_sum, progress.loss_steps = 0.0, 0
+        self._write_history()
+
+    def _write_history(self) -> None:
+        history = self.progress.history or []
         text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(row), lineterminator="\n")
+        first = ["step", "epoch", "train_loss"]
+        # Rows that come from a checkpoint have lost the order of their columns.
+        names = first + sorted({name for row in history for name in row} - set(first))
+        writer = csv.DictWriter(text, fieldnames=names, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(progress.history)
+        writer.writerows(history)
         with atomic_path(self.folder / "history.csv") as partial:
             partial.write_text(text.getvalue(), encoding="utf-8")
 

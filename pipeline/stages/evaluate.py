@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from core.artifacts import atomic_folder, read_json, write_json
+from core.artifacts import read_json, write_json
 from core.console import say
 from pipeline.params import Params
 from pipeline.stages.train import load_model, model_columns, read_schema
@@ -32,7 +32,7 @@ def evaluate(
     params = params or Params.read()
     features = Path(features)
     schema = read_schema(features)
-    trained, record = load_model(model, schema)
+    trained, record = load_model(model, schema, features)
     judge = evaluate_ranking if recipe == "ranking" else evaluate_sessions
     found, points = judge(trained, schema, features, split, params)
     manifest = read_json(features / "manifest.json")
@@ -43,9 +43,8 @@ def evaluate(
     if best:
         found["best_possible"] = best
         found["share_of_best"] = share_of_best(recipe, found, best)
-    with atomic_folder(plots) as folder:
-        for name, rows in points.items():
-            write_json(folder / f"{name}.json", rows)
+    for name, rows in points.items():
+        write_json(Path(plots) / f"{name}.json", rows)
     write_json(metrics, found)
     known = [key for key in HEADLINES[recipe] if found.get(key) is not None]
     shown = ", ".join(f"{key} {found[key]:.4f}" for key in known) or "no metric is defined"
@@ -108,7 +107,7 @@ def evaluate_sessions(
     for batch in batches("train", popular.columns):
         popular.observe(batch)
     floor = judge(popular, batches(split, popular.columns), settings)
-    found["popular"] = {name: floor[name] for name in HEADLINES["sessions"]}
+    found["popular"] = {name: floor[name] for name in HEADLINES["sessions"] if name in floor}
     lengths = [
         {"session_length": length, **group}
         for length, group in found.pop("by_session_length").items()

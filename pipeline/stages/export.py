@@ -27,7 +27,7 @@ def export(
     """
     params = params or Params.read()
     features, model = Path(features), Path(model)
-    load_model(model, read_schema(features))  # what cannot be loaded is not exported
+    load_model(model, read_schema(features), features)  # what cannot be loaded is not exported
     with atomic_folder(output) as folder:
         for name in (MODEL_FILE, WEIGHTS_FILE):
             shutil.copyfile(model / name, folder / name)

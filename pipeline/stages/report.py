@@ -33,7 +33,7 @@ def report() -> None:
     ]
     table("What was learned", header, rows)
     for recipe, metrics in found.items():
-        if recipe == "sessions" and metrics["popular"]["recall@20"]:
+        if recipe == "sessions" and metrics["popular"].get("recall@20"):
             floor, reached = metrics["popular"]["recall@20"], metrics["recall@20"]
             say(
                 f"sessions: always the most popular items reaches recall@20 {floor:.4f}; "

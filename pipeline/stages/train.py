@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from core.artifacts import read_json, write_json
+from core.artifacts import digest, read_json, write_json
 from core.console import say
 from core.errors import UserError
 from core.settings import Settings
@@ -45,7 +45,8 @@ def train(
     parameters = sum(weight.numel() for weight in model.parameters())
     say(f"training {name}: {training.rows:,} rows, {parameters:,} parameters")
     learn = fit if recipe == "ranking" else fit_session_model
-    result = learn(model, training, valid, engine, output)
+    identity = features_identity(input)
+    result = learn(model, training, valid, engine, output, identity=identity)
     say(
         f"train: {result.steps:,} steps in {result.seconds:.0f} s "
         f"({result.samples_per_second:,.0f} rows/s), best at step {result.best_step:,}: "
@@ -56,6 +57,7 @@ def train(
         "model": name,
         "settings": settings.model_dump(mode="json"),
         "train": engine.model_dump(mode="json"),
+        "features": identity,
         "parameters": parameters,
         "rows": training.rows,
         "learned": {
@@ -88,6 +90,11 @@ def model_columns(recipe: str, model: Any, schema: Any) -> list[str]:
     return schema.column_names if recipe == "ranking" else list(model.columns)
 
 
+def features_identity(features: str | Path) -> str:
+    """What the features were made from and what they hold, as one hash."""
+    return digest(Path(features) / "plan.json", Path(features) / "manifest.json")
+
+
 def read_schema(features: Path) -> Any:
     """The schema of a features folder; a folder that is not whole is a UserError."""
     from core.merlin import schema_from_json
@@ -100,8 +107,14 @@ def read_schema(features: Path) -> Any:
     return schema_from_json((features / "schema.json").read_text(encoding="utf-8"))
 
 
-def load_model(folder: str | Path, schema: Any) -> tuple[Any, dict[str, Any]]:
-    """A trained model with its weights, and what ``model.json`` says of it."""
+def load_model(
+    folder: str | Path, schema: Any, features: str | Path | None = None
+) -> tuple[Any, dict[str, Any]]:
+    """A trained model with its weights, and what ``model.json`` says of it.
+
+    Raises:
+        UserError: there is none, or it was trained on other features than ``features``.
+    """
     from pipeline.params import settings_class
     from training.checkpoints import load_weights
 
@@ -112,6 +125,11 @@ def load_model(folder: str | Path, schema: Any) -> tuple[Any, dict[str, Any]]:
             "Run 'merlin-pipeline train' first"
         )
     record = read_json(folder / MODEL_FILE)
+    if features is not None and record["features"] != features_identity(features):
+        raise UserError(
+            f"{folder}: this model was trained on other features than {features} holds: its codes "
+            "would mean other values. Run 'merlin-pipeline train' on these features first"
+        )
     recipe, name = record["recipe"], record["model"]
     settings = settings_class(f"{recipe}.{name}")(**record["settings"])
     model = build(recipe, name, schema, settings, record["train"]["seed"])

@@ -26,6 +26,7 @@ def use(recipe: str | Path, params_file: str | Path = PARAMS_FILE) -> None:
     yaml.width = 100
     tree = CommentedMap()
     if params_file.exists():
+        read_yaml(params_file)  # a broken file is named here
         tree = yaml.load(params_file.read_text(encoding="utf-8"))
     _lay(tree, over)
     Params(tree, f"{recipe} over {params_file}").check()

@@ -103,7 +103,7 @@ def test_a_run_learns_and_leaves_its_files(splits, tmp_path, capfd, monkeypatch)
     with open(tmp_path / "model" / "history.csv") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows] == [*range(7, 6 * STEPS, 7), 6 * STEPS]
-    assert list(rows[0])[:4] == ["step", "epoch", "train_loss", "valid_auc"]
+    assert list(rows[0])[:3] == ["step", "epoch", "train_loss"] and "valid_auc" in rows[0]
     assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
     saved = Small()
     checkpoints.load_weights(tmp_path / "model" / "model.safetensors", saved)

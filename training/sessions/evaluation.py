@@ -128,6 +128,8 @@ def rank_steps(
     ranks = torch.empty_like(steps)
     # Prefixes of like length together: less padding.
     for chunk in torch.argsort(windows.lengths, stable=True).split(_rows(model, settings)):
+        if not len(chunk):  # split() gives one empty chunk where there is no step at all
+            continue
         scores = model.scores(pad(sessions, windows[chunk]))[:, FIRST_ITEM:]
         viewed = None
         if settings.exclude_last_item and settings.drop_repeats:

@@ -22,6 +22,7 @@ def fit_session_model(
     settings: EngineSettings,
     folder: str | Path,
     resume: bool = True,
+    identity: str = "",
 ) -> FitResult:
     """Trains ``model`` and leaves it with its best weights; see :func:`training.engine.fit`.
 
@@ -29,7 +30,7 @@ def fit_session_model(
     say, and its state is written to ``folder/model.safetensors`` all the same.
     """
     if model.learns_by_gradient:
-        return fit(model, train, valid, settings, folder, resume)
+        return fit(model, train, valid, settings, folder, resume, identity)
     began = time.monotonic()
     train.set_position(0)
     with torch.no_grad(), console.progress("counting", train.rows, "sessions") as advance:
