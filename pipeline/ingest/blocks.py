@@ -6,12 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
-
 from core.errors import UserError
 from pipeline.ingest.quarantine import TEXT_BYTES, BadLine
 
-NEWLINE = 10
 GZIP_MAGIC = b"\x1f\x8b"
 UTF8_BOM = b"\xef\xbb\xbf"
 UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
@@ -36,8 +33,7 @@ class Block:
 
 def count_lines(data: bytes) -> int:
     """Lines in ``data``; a last one without a line end counts too."""
-    ends = np.count_nonzero(np.frombuffer(data, np.uint8) == NEWLINE)
-    return int(ends) + bool(data and not data.endswith(b"\n"))
+    return data.count(b"\n") + bool(data and not data.endswith(b"\n"))
 
 
 class TextSource:

@@ -7,7 +7,7 @@ costs no more than a good one and never disturbs its neighbours.
 
 import numpy as np
 
-from pipeline.ingest.compiled import compiled
+from core.compiled import compiled
 
 INTEGERS = 13
 CATEGORIES = 26

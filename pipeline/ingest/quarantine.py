@@ -1,14 +1,19 @@
 """Bad lines: kept with file, line number, reason and text; too many of them fail the stage."""
 
-from collections import Counter
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from core.artifacts import PARTIAL, atomic_path
 from core.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.ingest.progress import FileReport
 
 TEXT_BYTES = 4096
 SCHEMA = pa.schema(
@@ -37,39 +42,50 @@ def safe_text(text: bytes) -> str:
 
 
 class Quarantine:
-    """The bad lines of one input file, written to ``path`` as they come (no file if none comes)."""
+    """The bad lines of one input file, counted in its report and written as they come.
 
-    def __init__(self, path: Path, file: str) -> None:
-        self.path = path
-        self.file = file
-        self.rows = 0
-        self.kinds: Counter[str] = Counter()
-        self.first: list[str] = []
+    At each :meth:`cut` (where a shard ends) they are closed into a file of their own, whose name
+    the report takes up, so that a run that goes on has those of the finished shards.
+    """
+
+    def __init__(self, folder: Path, report: "FileReport") -> None:
+        self.folder = folder
+        self.report = report
+        self._file = str(report.file.path)
         self._pending: list[BadLine] = []
         self._writer: pq.ParquetWriter | None = None
 
     def add(self, bad: Iterable[BadLine]) -> None:
         for line in bad:
-            self.rows += 1
-            self.kinds[line.kind] += 1
+            self.report.rows_quarantined += 1
+            self.report.kinds[line.kind] += 1
             self._pending.append(line)
-            if len(self.first) < LINES_SHOWN:
-                self.first.append(f"{self.file}:{line.line}: {line.reason}")
+            if len(self.report.first_bad) < LINES_SHOWN:
+                self.report.first_bad.append(f"{self._file}:{line.line}: {line.reason}")
             if len(self._pending) >= ROWS_PER_GROUP:
                 self._flush()
 
-    def close(self) -> None:
+    def cut(self) -> None:
+        """Closes the lines since the last cut into a file, if there are any."""
         self._flush()
-        if self._writer is not None:
-            self._writer.close()
+        if self._writer is None:
+            return
+        self._writer.close()
+        self._writer = None
+        name = f"bad-{len(self.report.quarantine):05d}.parquet"
+        os.replace(self._open_path(), self.folder / name)
+        self.report.quarantine.append(name)
+
+    def _open_path(self) -> Path:
+        return self.folder / f".bad{PARTIAL}"
 
     def _flush(self) -> None:
         if not self._pending:
             return
         if self._writer is None:
-            self._writer = pq.ParquetWriter(self.path, SCHEMA, compression="zstd")
+            self._writer = pq.ParquetWriter(self._open_path(), SCHEMA, compression="zstd")
         columns = {
-            "file": [self.file] * len(self._pending),
+            "file": [self._file] * len(self._pending),
             "line": [line.line for line in self._pending],
             "reason": [line.reason for line in self._pending],
             "text": [safe_text(line.text) for line in self._pending],
@@ -104,15 +120,12 @@ def check_fraction(
     raise UserError(f"{share}; the first bad ones:\n  {shown}\n{remedy}")
 
 
-def merge_quarantines(parts: Iterable[Path], path: Path) -> None:
-    """Joins the files' quarantines, in order, into one; writes nothing if there are none."""
-    writer = None
-    for part in parts:
-        with pq.ParquetFile(part) as file:
-            for batch in file.iter_batches(ROWS_PER_GROUP):
-                if writer is None:
-                    writer = pq.ParquetWriter(path, SCHEMA, compression="zstd")
-                writer.write_batch(batch)
-        part.unlink()
-    if writer is not None:
-        writer.close()
+def merge_quarantines(parts: Sequence[Path], path: Path) -> None:
+    """Joins quarantines, in order, into one; writes nothing if there are none."""
+    if not parts:
+        return
+    with atomic_path(path) as whole, pq.ParquetWriter(whole, SCHEMA, compression="zstd") as writer:
+        for part in parts:
+            with pq.ParquetFile(part) as file:
+                for batch in file.iter_batches(ROWS_PER_GROUP):
+                    writer.write_batch(batch)

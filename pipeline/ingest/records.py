@@ -6,7 +6,7 @@ special only at the start of a field, and a doubled quote within quotes stands f
 
 import numpy as np
 
-from pipeline.ingest.compiled import compiled
+from core.compiled import compiled
 
 OK, BLANK, TOO_LONG, FIELD_COUNT, UNCLOSED, RETURN = range(6)
 _NEWLINE, _RETURN = 10, 13

@@ -6,16 +6,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from core.artifacts import atomic_folder, write_json
+from core.artifacts import read_json, write_json
 from core.console import say
 from core.errors import UserError
 from pipeline.ingest.clickstream import ClickstreamSourceSettings, event_columns
+from pipeline.ingest.convert import convert_files
 from pipeline.ingest.criteo import CriteoReader, CriteoSourceSettings
 from pipeline.ingest.events import EventReader
 from pipeline.ingest.inputs import InputFile, list_inputs
+from pipeline.ingest.publish import join_quarantines, manifest, move_shards, number_shards
 from pipeline.ingest.ratings import RatingsSourceSettings, rating_columns
-from pipeline.ingest.shards import convert_files, manifest, number_shards
 from pipeline.ingest.source import SourceSettings
+from pipeline.ingest.workspace import MANIFEST, Workspace, plan_of
 
 RECIPES: dict[str, type[SourceSettings]] = {
     "ranking": CriteoSourceSettings,
@@ -31,7 +33,8 @@ def ingest(
     output: str | Path,
 ) -> dict[str, Any]:
     """Reads raw logs into ``output``: ``part-*.parquet``, ``manifest.json``, and
-    ``quarantine.parquet`` if any line was bad. ``output`` is replaced whole or not at all.
+    ``quarantine.parquet`` if any line was bad. ``output`` is replaced whole or not at all. A run
+    that was stopped, even killed, leaves its finished shards beside it for the next one.
 
     Args:
         recipe: ``ranking``, ``sessions`` or ``interactions``; it decides the settings' class.
@@ -58,40 +61,66 @@ def ingest(
     files = list_inputs(path)
     start = time.monotonic()
     try:
-        with atomic_folder(output) as folder:
-            record = _convert(settings, files, folder)
-            write_json(folder / "manifest.json", record)
+        record = _ingest(recipe, settings, files, Workspace(output))
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise UserError(
-                f"{output}: no room left on this disk; free some and run again"
+                f"{output}: no room left on this disk; free some and run again: "
+                "the finished shards are kept"
             ) from None
         raise
     _report(record, output, time.monotonic() - start)
     return record
 
 
-def _convert(settings: SourceSettings, files: list[InputFile], folder: Path) -> dict[str, Any]:
+def _ingest(
+    recipe: str, settings: SourceSettings, files: list[InputFile], workspace: Workspace
+) -> dict[str, Any]:
+    reader, format = _reader(settings, files)
+    if not workspace.begin(plan_of(recipe, settings, files, reader.schema)):
+        try:
+            _convert(reader, format, settings, files, workspace)
+        except UserError:
+            workspace.give_up()
+            raise
+    workspace.finish()
+    return read_json(workspace.output / MANIFEST)
+
+
+def _reader(settings: SourceSettings, files: list[InputFile]) -> tuple[Any, str]:
+    """What reads this kind of log, and the name of the kind."""
     if isinstance(settings, CriteoSourceSettings):
-        reader: Any = CriteoReader(settings)
-        format = "criteo"
-    elif isinstance(settings, ClickstreamSourceSettings):
-        reader = EventReader(settings, event_columns(settings), files, settings.keep_event_types)
-        format = "clickstream"
-    elif isinstance(settings, RatingsSourceSettings):
-        reader = EventReader(settings, rating_columns(settings), files)
-        format = "ratings"
-    reports = convert_files(reader, files, settings, folder)
-    shards = number_shards(reports, folder)
+        return CriteoReader(settings), "criteo"
+    if isinstance(settings, ClickstreamSourceSettings):
+        columns = event_columns(settings)
+        return EventReader(settings, columns, files, settings.keep_event_types), "clickstream"
+    assert isinstance(settings, RatingsSourceSettings)
+    return EventReader(settings, rating_columns(settings), files), "ratings"
+
+
+def _convert(
+    reader: Any,
+    format: str,
+    settings: SourceSettings,
+    files: list[InputFile],
+    workspace: Workspace,
+) -> None:
+    """Fills ``workspace.out``; its manifest comes last."""
+    if (workspace.out / MANIFEST).is_file():
+        return
+    reports = convert_files(reader, files, settings, workspace)
+    shards = number_shards(reports, workspace)
     record = manifest(format, reader.schema, reports, shards)
     if isinstance(reader, EventReader):
         formats = {c.name: c.time_format for c in reader.columns if c.time_format}
         record["time_format"] = formats["timestamp"]
     if isinstance(settings, ClickstreamSourceSettings):
-        from pipeline.ingest.sessionise import finish_events
+        from pipeline.ingest.gaps import finish_events
 
-        finish_events(settings, folder, record)
-    return record
+        finish_events(settings, workspace, record)
+    move_shards(shards, workspace)
+    join_quarantines(reports, workspace)
+    write_json(workspace.out / MANIFEST, record)
 
 
 def _report(record: dict[str, Any], output: str | Path, seconds: float) -> None:

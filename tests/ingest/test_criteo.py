@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from core import compiled
 from core.errors import UserError
-from pipeline.ingest import compiled
 from pipeline.ingest.blocks import Block
 from pipeline.ingest.criteo import (
     CATEGORY_NAMES,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from core.errors import UserError
 from core.settings import validate
-from pipeline.ingest import sessionise
+from pipeline.ingest import gaps
 from pipeline.ingest.clickstream import ClickstreamSourceSettings
 from pipeline.ingest.ratings import RatingsSourceSettings
 from pipeline.stages.ingest import ingest
@@ -264,7 +264,7 @@ def by_hand(events: list[tuple[int, int]], gap: int) -> list[int]:
 )
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4000)), min_size=1, max_size=60))
 def test_sessions_by_user_and_gap(tmp_path_factory, monkeypatch, events):
-    monkeypatch.setattr(sessionise, "BUCKET_ROWS", 7)
+    monkeypatch.setattr(gaps, "BUCKET_ROWS", 7)
     folder = tmp_path_factory.mktemp("gap")
     rows = "".join(f"{user},{n},{UNIX + second}\n" for n, (user, second) in enumerate(events))
     (folder / "a.csv").write_text("u,i,t\n" + rows)

@@ -1,0 +1,214 @@
+"""A stopped ingest goes on from finished shards and ends in the same bytes."""
+
+from pathlib import Path
+
+import pytest
+
+from core.errors import UserError
+from core.settings import validate
+from pipeline.ingest import convert, gaps, shards, workspace
+from pipeline.ingest.clickstream import ClickstreamSourceSettings
+from pipeline.ingest.criteo import CriteoReader, CriteoSourceSettings
+from pipeline.stages import ingest as stage
+from pipeline.stages.ingest import ingest
+from tests.ingest.test_criteo import as_text, make_row
+
+TREE = {"rows_per_shard": 100, "block_bytes": 9000, "workers": 1, "max_bad_fraction": 0.2}
+SETTINGS = CriteoSourceSettings(**TREE)
+
+
+class Stop(Exception):
+    """Stands for a kill: nothing after it runs."""
+
+
+ROWS = as_text([make_row(seed) for seed in range(1500)]).splitlines(True)
+
+
+@pytest.fixture
+def log(write):
+    """Three days of 500 rows, one of them gzip, each with bad lines."""
+    for day, name in enumerate(["day_0", "day_1.gz", "day_2"]):
+        rows = ROWS[500 * day :][:500]
+        folder = write(name, "".join([*rows[:130], "bad\n", *rows[130:], "worse\n"])).parent
+    return folder
+
+
+@pytest.fixture
+def whole(log, tmp_path):
+    ingest("ranking", SETTINGS, log, tmp_path / "whole")
+    return all_bytes(tmp_path / "whole")
+
+
+def all_bytes(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def partial(output: Path) -> Path:
+    return output.with_name(f".{output.name}.partial")
+
+
+def stop_at(monkeypatch, count: int, module=shards, name: str = "write_parquet") -> None:
+    """The ``count``-th call of a function, counted from 0, stops the run before it does a thing."""
+    real, calls = getattr(module, name), []
+
+    def counted(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) > count:
+            raise Stop
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(module, name, counted)
+
+
+def stopped(log, output, monkeypatch, count, settings=SETTINGS, **where) -> None:
+    with monkeypatch.context() as patched:
+        stop_at(patched, count, **where)
+        with pytest.raises(Stop):
+            recipe = "ranking" if isinstance(settings, CriteoSourceSettings) else "sessions"
+            ingest(recipe, settings, log, output)
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 5, 9, 14])
+def test_stopped_at_every_shard(log, whole, tmp_path, monkeypatch, count):
+    output = tmp_path / "raw"
+    stopped(log, output, monkeypatch, count)
+    assert not output.exists()
+    finished = {p.stat().st_ino for p in partial(output).glob("file-*/part-*.parquet")}
+    ingest("ranking", SETTINGS, log, output)
+    assert all_bytes(output) == whole
+    assert finished <= {p.stat().st_ino for p in output.glob("part-*.parquet")}
+    assert not partial(output).exists()
+
+
+def test_finished_shards_are_not_parsed_again(log, whole, tmp_path, monkeypatch):
+    output = tmp_path / "raw"
+    stopped(log / "day_0", output, monkeypatch, 4)
+    parsed = []
+    real = CriteoReader.parse
+    monkeypatch.setattr(
+        CriteoReader, "parse", lambda *call: parsed.append(call[2].lines) or real(*call)
+    )
+    ingest("ranking", SETTINGS, log / "day_0", output)
+    assert 0 < sum(parsed) < 150
+
+
+@pytest.mark.parametrize("place", ["move_shards", "join_quarantines", "write_json"])
+def test_stopped_between_the_last_steps(log, whole, tmp_path, monkeypatch, place):
+    output = tmp_path / "raw"
+    stopped(log, output, monkeypatch, 0, module=stage, name=place)
+    ingest("ranking", SETTINGS, log, output)
+    assert all_bytes(output) == whole
+
+
+@pytest.mark.parametrize("count", range(3))
+@pytest.mark.parametrize("before", [False, True])
+def test_stopped_while_the_output_changes_places(log, whole, tmp_path, monkeypatch, count, before):
+    output = tmp_path / "raw"
+    if before:
+        ingest("ranking", SETTINGS, log / "day_2", output)
+    with monkeypatch.context() as patched:
+        # os.replace also moves the shards and writes files; only renames of folders count here.
+        real, calls = workspace.os.replace, []
+
+        def counted(old, new):
+            if Path(old).is_dir():
+                calls.append(old)
+                if len(calls) > count:
+                    raise Stop
+            real(old, new)
+
+        patched.setattr(workspace.os, "replace", counted)
+        if count < 1 + before:
+            with pytest.raises(Stop):
+                ingest("ranking", SETTINGS, log, output)
+    ingest("ranking", SETTINGS, log, output)
+    assert all_bytes(output) == whole
+    assert not partial(output).exists()
+
+
+def test_swapped_but_not_cleared_away(log, whole, tmp_path, monkeypatch):
+    output = tmp_path / "raw"
+    stopped(log, output, monkeypatch, 2, module=workspace.shutil, name="rmtree")
+    made = (output / "part-00000.parquet").stat().st_ino
+    ingest("ranking", SETTINGS, log, output)
+    assert all_bytes(output) == whole
+    assert (output / "part-00000.parquet").stat().st_ino == made
+
+
+def test_an_output_that_was_taken_away_is_made_again(log, whole, tmp_path, monkeypatch):
+    """DVC removes a stage's output before it runs the stage."""
+    output = tmp_path / "raw"
+    stopped(log, output, monkeypatch, 2, module=workspace.shutil, name="rmtree")
+    workspace.shutil.rmtree(output)
+    ingest("ranking", SETTINGS, log, output)
+    assert all_bytes(output) == whole
+
+
+def test_only_what_changed_is_read_again(log, tmp_path, monkeypatch):
+    output = tmp_path / "raw"
+    stopped(log, output, monkeypatch, 13)
+    (log / "day_1.gz").unlink()
+    (log / "day_1").write_text(as_text([make_row(seed) for seed in range(9000, 9300)]))
+    kept = {p.stat().st_ino for p in partial(output).glob("file-00000/part-*.parquet")}
+    assert len(kept) == 5
+    ingest("ranking", SETTINGS, log, output)
+    fresh = tmp_path / "fresh"
+    ingest("ranking", SETTINGS, log, fresh)
+    assert all_bytes(output) == all_bytes(fresh)
+    assert kept <= {p.stat().st_ino for p in output.glob("part-*.parquet")}
+
+
+def test_other_settings_begin_anew(log, tmp_path, monkeypatch):
+    output = tmp_path / "raw"
+    stopped(log, output, monkeypatch, 7)
+    changed = SETTINGS.model_copy(update={"rows_per_shard": 90})
+    ingest("ranking", changed, log, output)
+    fresh = tmp_path / "fresh"
+    ingest("ranking", changed, log, fresh)
+    assert all_bytes(output) == all_bytes(fresh)
+
+
+def test_too_many_bad_lines_are_told_without_losing_the_work(log, whole, tmp_path, monkeypatch):
+    output = tmp_path / "raw"
+    with pytest.raises(UserError, match="6 of 1,506 lines are bad"):
+        ingest("ranking", SETTINGS.model_copy(update={"max_bad_fraction": 0.001}), log, output)
+    stop_at(monkeypatch, 0, module=convert._Unit, name="take")
+    ingest("ranking", SETTINGS, log, output)
+    assert all_bytes(output) == whole
+
+
+def test_a_failure_without_a_finished_shard_leaves_no_trace(write, tmp_path):
+    path = write("log.txt", "")
+    with pytest.raises(UserError, match="no line could be read"):
+        ingest("ranking", SETTINGS, path, tmp_path / "raw")
+    assert not (tmp_path / "raw").exists()
+
+
+SESSIONS = {
+    "columns": {"session_id": None, "user_id": "user_id"},
+    "session_gap_minutes": 10,
+    "drop_duplicates": True,
+    **TREE,
+    "block_bytes": 2000,
+}
+
+
+@pytest.mark.parametrize(
+    ("count", "name"),
+    [*((n, "write_parquet") for n in range(4)), (0, "_cut_sessions"), (0, "_rewrite")],
+)
+def test_sessions_by_gap(write, tmp_path, monkeypatch, count, name):
+    lines = ["user_id,item_id,timestamp"]
+    for n in range(400):
+        lines.append(f"u{n % 7},{n % 13},{1_600_000_000 + (n - n % 3) * 200}")
+        lines += lines[-1:] * (n % 50 == 3)
+    log = write("a.csv", "\n".join(lines)).parent
+    settings = validate(ClickstreamSourceSettings, SESSIONS, "test")
+    ingest("sessions", settings, log, tmp_path / "whole")
+    output = tmp_path / "raw"
+    stopped(log, output, monkeypatch, count, settings, module=gaps, name=name)
+    done = {p.stat().st_ino for p in partial(output).glob("out/part-*.parquet")}
+    assert len(done) == (count if name == "write_parquet" else 0)
+    ingest("sessions", settings, log, output)
+    assert all_bytes(output) == all_bytes(tmp_path / "whole")
+    assert done <= {p.stat().st_ino for p in output.glob("part-*.parquet")}
