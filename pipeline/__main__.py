@@ -9,7 +9,7 @@ from pathlib import Path
 from core import console
 from core.errors import UserError
 from pipeline import layout
-from pipeline.params import RECIPES, SECTIONS, Params, settings_class
+from pipeline.params import READ_RECIPES, RECIPES, SECTIONS, Params, settings_class
 
 INTERRUPTED = 130
 
@@ -27,11 +27,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.fail("interrupted; the same command goes on from what is finished")
         return INTERRUPTED
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise
-        console.fail(f"{error.filename or 'disk'}: {error.strerror}. Nothing half-written is kept")
+        console.fail(explain(error))
         return 1
     return 0
+
+
+def explain(error: OSError) -> str:
+    """What the machine refused, as a person needs it."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space left" in str(error)
+    place = error.filename2 or error.filename
+    where = f"{place}: " if place else ""
+    if full:
+        return f"{where}no room left on the disk; free some, then give the same command again"
+    return f"{where}{error.strerror or error}"
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -45,6 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
     _generate(stages)
     _ingest(stages)
     _preprocess(stages)
+    _inspect(stages)
     _train(stages)
     _evaluate(stages)
     _export(stages)
@@ -115,7 +124,9 @@ def _ingest(stages: argparse._SubParsersAction) -> None:
             options.recipe, settings, source, options.output or layout.folder(options.recipe, "raw")
         )
 
-    stage = _stage(stages, "ingest", "read raw logs into typed, checked Parquet", run)
+    stage = _stage(
+        stages, "ingest", "read raw logs into typed, checked Parquet", run, recipes=READ_RECIPES
+    )
     stage.add_argument(
         "--input",
         metavar="PATH",
@@ -131,13 +142,46 @@ def _preprocess(stages: argparse._SubParsersAction) -> None:
 
         raw = options.input or layout.folder(options.recipe, "raw")
         output = options.output or layout.folder(options.recipe, "features")
-        preprocess(options.recipe, raw, output, _params(options))
+        preprocess(options.recipe, raw, output, _params(options), options.grow)
 
     stage = _stage(
-        stages, "preprocess", "fit an NVTabular workflow on the training split, apply it", run
+        stages,
+        "preprocess",
+        "fit an NVTabular workflow on the training split, apply it",
+        run,
+        recipes=READ_RECIPES,
     )
     _path(stage, "--input", "folder that ingest wrote", "data/RECIPE/raw")
     _path(stage, "--output", "folder to write", "data/RECIPE/features")
+    stage.add_argument(
+        "--grow",
+        nargs="?",
+        choices=("split", "train"),
+        const="split",
+        help="add the input to the features that are in --output: cut by the split settings, or "
+        "(train) all of it for training; ranking only",
+    )
+
+
+def _inspect(stages: argparse._SubParsersAction) -> None:
+    def run(options: argparse.Namespace) -> None:
+        from pipeline.stages.inspect import inspect
+
+        inspect(
+            options.recipe,
+            options.raw or layout.folder(options.recipe, "raw"),
+            options.features or layout.folder(options.recipe, "features"),
+            options.output or layout.metrics_file(f"{options.recipe}-data"),
+            options.plots or layout.plots_folder(f"{options.recipe}-data"),
+        )
+
+    stage = _stage(
+        stages, "inspect", "report what the data holds, and how it drifts", run, settings=False
+    )
+    _path(stage, "--raw", "folder that ingest wrote", "data/RECIPE/raw")
+    _path(stage, "--features", "folder that preprocess wrote", "data/RECIPE/features")
+    _path(stage, "--output", "JSON file to write", "metrics/RECIPE-data.json")
+    _path(stage, "--plots", "folder to write", "plots/RECIPE-data")
 
 
 def _train(stages: argparse._SubParsersAction) -> None:

@@ -1,0 +1,189 @@
+"""The data report of one recipe: every column of the raw log, its features and its fitted state."""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core.artifacts import read_json
+from core.cluster import cores
+from core.console import progress
+from core.errors import UserError
+from pipeline.data_report.columns import describe_column
+from pipeline.data_report.settings import DataReportSettings
+from pipeline.data_report.shards import RawLog, ranking_log, sessions_log
+from pipeline.data_report.vocabulary import read_vocabulary
+from pipeline.preprocess import MANIFEST, PLAN, STATE, in_split_order, raw_manifest
+from pipeline.splits import SplitSettings
+
+LABEL = "label"
+AT_ONCE = 4
+"""Columns described at a time, at most: memory is that of as many vocabularies and shards."""
+NOT_DESCRIBED = {LABEL, "day", "session_id", "user_id", "timestamp"}
+"""What a row is of rather than what it says; counting sessions' ids would take their memory."""
+
+
+def data_report(
+    recipe: str,
+    raw: str | Path,
+    features: str | Path,
+    settings: DataReportSettings | None = None,
+) -> dict[str, Any]:
+    """What the raw log in ``raw`` and the features made of it hold.
+
+    Args:
+        recipe: ``ranking`` or ``sessions``.
+        raw: a folder that ingest wrote.
+        features: the folder that preprocess made of it.
+
+    Returns:
+        Plain JSON. Shares are of rows, unless said otherwise, between 0 and 1:
+
+        - ``rows``, ``quarantined``, ``days``, ``splits``, and the worst columns by headline;
+        - ``by_day``: name, rows, and in a click log the share of clicks;
+        - ``columns``: for each ``missing`` (also by split and day), ``psi_by_day`` against the
+          first training day; of categorical ones ``cardinality`` (distinct training values),
+          ``kept`` and ``dropped`` (with and without a code), ``dropped_share`` (of the training
+          rows), ``unseen`` (rows of a split whose value no training row has), ``unknown`` (values
+          of a split without a code of their own, as the features hold them) and ``top``; of the
+          others mean, std, min and max.
+
+    Raises:
+        UserError: a folder is not the output of its stage, or they do not belong together.
+    """
+    settings = settings or DataReportSettings()
+    raw, features = Path(raw), Path(features)
+    manifest = raw_manifest(raw)
+    if not (features / MANIFEST).is_file():
+        raise UserError(f"{features}: no {MANIFEST} there; run 'merlin-pipeline preprocess' first")
+    made = read_json(features / MANIFEST)
+    log = _log(recipe, raw, manifest, features, made)
+    reference = _first_training_day(log)
+    kinds = column_kinds(manifest["columns"], made["cardinality"])
+    with progress("inspect", total=len(kinds), unit="columns") as advance:
+
+        def describe(column: tuple[str, str]) -> dict[str, Any]:
+            name, kind = column
+            coded = kind == "categorical" and name in made["cardinality"]
+            vocabulary = read_vocabulary(features / STATE, name) if coded else None
+            return describe_column(log, name, kind, reference, vocabulary, settings)
+
+        with ThreadPoolExecutor(min(cores(), AT_ONCE)) as pool:
+            columns = []
+            for entry in pool.map(describe, kinds.items()):
+                entry |= _unknown(entry["column"], made)
+                columns.append(as_in_log(recipe, entry))
+                advance()
+    return _report(recipe, log, manifest, made, columns, reference)
+
+
+def _log(
+    recipe: str, raw: Path, manifest: dict[str, Any], features: Path, made: dict[str, Any]
+) -> RawLog:
+    if recipe == "sessions":
+        return sessions_log(raw, manifest)
+    split = SplitSettings.model_validate(read_json(features / PLAN)["settings"]["split"])
+    shards = in_split_order(manifest, split)
+    ranges = {name: (first, last) for name, (first, last) in made["ranges"].items()}
+    if max(last for _, last in ranges.values()) > sum(shard["rows"] for shard in shards):
+        raise UserError(f"{features}: made from another log than {raw}; run preprocess again")
+    return ranking_log(raw, manifest, shards, ranges)
+
+
+def _first_training_day(log: RawLog) -> int:
+    """Where drift is measured from: the day of the first row that trains."""
+    return 0 if log.by_date else int(log.shards[0]["source_index"])
+
+
+def column_kinds(columns: Mapping[str, str], coded: Mapping[str, int]) -> dict[str, str]:
+    """``categorical`` or ``continuous`` for each column of the raw log that the report describes.
+
+    Ids and categories (64-bit integers and texts) are categorical, other numbers continuous;
+    vectors are left out.
+    """
+    kinds = {}
+    for name, type in columns.items():
+        if name in NOT_DESCRIBED or type.startswith("list"):
+            continue
+        categorical = name in coded or type in ("int64", "string", "large_string")
+        kinds[name] = "categorical" if categorical else "continuous"
+    return kinds
+
+
+def _unknown(name: str, made: dict[str, Any]) -> dict[str, Any]:
+    rates = {
+        split: found["oov_rate"][name]
+        for split, found in made["splits"].items()
+        if name in found.get("oov_rate", {})
+    }
+    return {"unknown": rates} if rates else {}
+
+
+def as_in_log(recipe: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """The entry with its top values as the log spells them: Criteo's categories in hex."""
+    if recipe == "ranking":
+        for value in entry.get("top", ()):
+            if isinstance(value["value"], int):
+                value["value"] = f"{value['value']:08x}"
+    return entry
+
+
+def _report(
+    recipe: str,
+    log: RawLog,
+    manifest: dict[str, Any],
+    made: dict[str, Any],
+    columns: list[dict[str, Any]],
+    reference: int,
+) -> dict[str, Any]:
+    unit = made["unit"]
+    return {
+        "recipe": recipe,
+        "rows": sum(shard["rows"] for shard in log.shards),
+        "quarantined": manifest.get("rows_quarantined", 0),
+        "days": len(log.days),
+        "unit": unit,
+        "splits": {split: found[unit] for split, found in made["splits"].items()},
+        **_headline(columns),
+        "first_training_day": log.days[reference],
+        "by_day": _by_day(log),
+        "columns": columns,
+    }
+
+
+def _headline(columns: list[dict[str, Any]]) -> dict[str, Any]:
+    """The worst of each kind, as single numbers: what ``dvc metrics`` shows and compares."""
+    headline: dict[str, Any] = {}
+    coded = [column for column in columns if "unknown" in column]
+    drifted = [(max(filter(None, c["psi_by_day"]), default=0.0), c["column"]) for c in columns]
+    for name, values in (
+        ("missing", [(c["missing"], c["column"]) for c in columns]),
+        ("unknown_test", [(c["unknown"].get("test", 0.0), c["column"]) for c in coded]),
+        ("psi", drifted),
+    ):
+        if values:
+            worst = max(values)
+            headline[f"most_{name}"] = {"value": worst[0], "column": worst[1]}
+    kept = [column["kept"] for column in columns if "kept" in column]
+    if kept:
+        headline["values_kept"] = sum(kept)
+        headline["values_dropped"] = sum(column.get("dropped", 0) for column in columns)
+    return headline
+
+
+def _by_day(log: RawLog) -> list[dict[str, Any]]:
+    days = len(log.days)
+    rows, clicks = np.zeros(days, int), np.zeros(days, int)
+    for chunk in log.chunks("timestamp" if log.by_date else LABEL):
+        rows += np.bincount(chunk.days, minlength=days)
+        if not log.by_date:
+            clicks += np.bincount(chunk.days[chunk.values.to_numpy() == 1], minlength=days)
+    found = []
+    for name, count, clicked in zip(log.days, rows.tolist(), clicks.tolist(), strict=True):
+        entry: dict[str, Any] = {"day": name, "rows": count}
+        if not log.by_date:
+            entry["click_rate"] = round(clicked / count, 6) if count else None
+        found.append(entry)
+    return found

@@ -1,0 +1,73 @@
+"""Stage: raw Parquet, features and fitted state → a report of the data and a page of plots."""
+
+from pathlib import Path
+from typing import Any
+
+from core.artifacts import atomic_folder, write_json
+from core.console import say, table
+
+
+def inspect(
+    recipe: str,
+    raw: str | Path,
+    features: str | Path,
+    output: str | Path,
+    plots: str | Path,
+) -> dict[str, Any]:
+    """Describes the data of a recipe; see :func:`pipeline.data_report.data_report`.
+
+    Args:
+        raw: a folder that ``ingest`` wrote.
+        features: the folder that ``preprocess`` made of it.
+        output: JSON file to write: what this returns.
+        plots: folder to write: ``index.html``, and tables as DVC plots them.
+    """
+    from pipeline.data_report import data_report
+    from pipeline.data_report.page import page
+
+    report = data_report(recipe, raw, features)
+    with atomic_folder(plots) as folder:
+        (folder / "index.html").write_text(page(report), encoding="utf-8")
+        for name, rows in points(report).items():
+            write_json(folder / f"{name}.json", rows)
+    write_json(output, report)
+    _show(report)
+    say(f"inspect: {report['rows']:,} rows → {output}, {Path(plots) / 'index.html'}")
+    return report
+
+
+def points(report: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Rows of each of DVC's plots by its name."""
+    days = [entry["day"] for entry in report["by_day"]]
+    drift = [
+        {"day": day, "column": column["column"], "psi": psi}
+        for column in report["columns"]
+        for day, psi in zip(days, column["psi_by_day"], strict=True)
+        if psi is not None
+    ]
+    unknown = [
+        {"column": column["column"], "split": split, "unknown": share}
+        for column in report["columns"]
+        for split, share in column.get("unknown", {}).items()
+    ]
+    return {"days": report["by_day"], "drift": drift, "unknown": unknown}
+
+
+def _show(report: dict[str, Any]) -> None:
+    rows = []
+    for column in report["columns"]:
+        psi = [value for value in column["psi_by_day"] if value is not None]
+        kept = f"{column['kept']:,}" if "kept" in column else ""
+        unknown = column.get("unknown", {}).get("test")
+        rows.append(
+            [
+                column["column"],
+                f"{column['missing']:.2%}",
+                f"{column['cardinality']:,}" if "cardinality" in column else "",
+                kept,
+                "" if unknown is None else f"{unknown:.2%}",
+                f"{max(psi, default=0):.3f}",
+            ]
+        )
+    header = ["column", "missing", "distinct", "with a code", "unknown in test", "largest PSI"]
+    table(f"{report['recipe']} data", header, rows)
