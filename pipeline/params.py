@@ -15,6 +15,8 @@ from core.settings import Settings, merge, read_tree, validate
 from training.sessions import ENGINE_DEFAULTS as SESSION_ENGINE
 
 RECIPES = ("ranking", "sessions")
+READ_RECIPES = (*RECIPES, "interactions")
+"""Those that can be ingested and preprocessed; ``interactions`` has no models yet."""
 PARAMS_FILE = Path("params.yaml")
 
 
@@ -42,6 +44,10 @@ SECTIONS: dict[str, Section] = {
     "sessions.popular": Section("training.sessions.settings:PopularSettings"),
     "sessions.train": Section(ENGINE, SESSION_ENGINE),
     "sessions.evaluate": Section("training.sessions.settings:SessionEvaluationSettings"),
+    "interactions.source": Section("pipeline.ingest.ratings:RatingsSourceSettings"),
+    "interactions.preprocess": Section(
+        "pipeline.preprocess_interactions:InteractionsPreprocessSettings"
+    ),
     "random": Section("pipeline.synthetic.random_ids:RandomGenerateSettings"),
     "trace": Section("pipeline.synthetic.trace:TraceGenerateSettings"),
 }
@@ -114,9 +120,9 @@ def _check_names(tree: Mapping[str, Any], origin: str) -> None:
     """Names of sections, at every stage: a misspelt one must not be found an hour later."""
     known = {name for name in SECTIONS} | {f"{recipe}.model" for recipe in RECIPES}
     for top, below in tree.items():
-        if top in known and top not in RECIPES:
+        if top in known and top not in READ_RECIPES:
             continue
-        if top not in RECIPES:
+        if top not in READ_RECIPES:
             _unknown(top, sorted({name.partition(".")[0] for name in known}), origin)
         if below is not None and not isinstance(below, Mapping):
             raise UserError(f"{origin}: {top}: expected a block of settings, got {below!r}")

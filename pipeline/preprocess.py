@@ -21,17 +21,25 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from core import cluster as dask_cluster
-from core.artifacts import read_json, write_json, write_parquet
+from core.artifacts import (
+    PARTIAL,
+    checked_output,
+    digest,
+    read_json,
+    write_json,
+    write_parquet,
+)
 from core.cluster import ClusterSettings
 from core.console import say
 from core.errors import UserError
-from core.merlin import ColumnSchema, Dataset, Schema, Workflow, schema_to_json
+from core.merlin import ColumnSchema, Schema, Workflow, schema_to_json
 from core.settings import Settings
-from pipeline import sessionize, splits
+from pipeline import fitting, sessionize, splits
 from pipeline.sessionize import SessionizeSettings
 from pipeline.splits import SPLITS, SplitSettings
 from workflows import ranking as ranking_workflow
 from workflows import sessions as sessions_workflow
+from workflows.executor import transform
 from workflows.ops.categorify import OOV
 from workflows.ranking import RankingWorkflowSettings
 from workflows.sessions import SessionsWorkflowSettings
@@ -148,17 +156,29 @@ def raw_manifest(raw: Path) -> dict[str, Any]:
 def plan_of(settings: Settings, manifest: dict[str, Any]) -> dict[str, Any]:
     """What the features depend on; equal plans give equal bytes."""
     described = json.dumps(manifest, sort_keys=True).encode()
+    here = Path(__file__).parent
+    own = [here / name for name in ("preprocess.py", "fitting.py", "sessionize.py", "splits.py")]
     return {
         "settings": settings.model_dump(mode="json"),
         "raw": hashlib.sha256(described).hexdigest(),
-        "format": 1,
+        # Features of an older workflow must not be taken for those of today's.
+        "code": digest(*own, here.parent / "workflows"),
     }
 
 
 def begin(output: Path, plan: dict[str, Any]) -> None:
-    """Keeps what an interrupted run of the same plan left in ``output``, or clears it."""
+    """Keeps what an interrupted run of the same plan left in ``output``, or clears it.
+
+    Raises:
+        UserError: ``output`` holds something else than features.
+    """
+    checked_output(output)
+    if (output / MANIFEST).is_file() and not (output / PLAN).is_file():
+        raise UserError(f"{output}: the output of another stage; name a folder for the features")
     if (output / PLAN).is_file() and read_json(output / PLAN) == plan:
         (output / MANIFEST).unlink(missing_ok=True)
+        for stale in output.rglob(f".*{PARTIAL}"):  # what a kill left of files being written
+            stale.unlink()
         return
     for name in (*SPLITS, STATE, "events"):
         shutil.rmtree(output / name, ignore_errors=True)
@@ -234,10 +254,24 @@ def read_rows(source: tuple[str, int, int], split: str) -> pd.DataFrame:
             groups.append(group)
             offset = at if offset is None else offset
         at += rows
-    table = file.read_row_groups(groups, columns=names).slice(start - (offset or 0), stop - start)
-    frame = table.to_pandas()
-    types = ranking_workflow.empty_frame().dtypes.to_dict()
-    return frame.astype(types, copy=False)
+    table = file.read_row_groups(groups, columns=names, use_threads=False)
+    frame = ranking_frame(table.slice(start - (offset or 0), stop - start))
+    return ranking_workflow.for_split(frame, split)
+
+
+def ranking_frame(table: pa.Table) -> pd.DataFrame:
+    """Raw rows as the ranking workflow reads them: numbers as NumPy's, categories as Arrow's.
+
+    Arrow's columns are taken as they are, with their nulls; NumPy's would be floats with NaN, each
+    copied whenever the workflow selects some of them.
+    """
+    columns = {}
+    for name, dtype in ranking_workflow.empty_frame().dtypes.items():
+        if name in ranking_workflow.CATEGORICAL and pa.types.is_integer(table[name].type):
+            columns[name] = pd.Series(pd.arrays.ArrowExtensionArray(table[name]), copy=False)
+        else:
+            columns[name] = table[name].to_numpy().astype(dtype, copy=False)
+    return pd.DataFrame(columns, copy=False)
 
 
 # sessions: events, dealt to buckets
@@ -269,26 +303,29 @@ def prepare_sessions(
         client, "sorting sessions", sessionize.sort_bucket, range(buckets), events
     )
     sessions = np.concatenate(found)
-    bounds = _bounds(settings.split, sessions)
+    bounds = _bounds(settings, sessions)
+    present = [bucket for bucket in range(buckets) if len(found[bucket])]
     supported = None
     if settings.sessions.min_item_support > 1:
         counts = dask_cluster.run(
-            client, "counting items", sessionize.item_counts, range(buckets), events, bounds
+            client, "counting items", sessionize.item_counts, present, events, bounds
         )
-        counted = pl.concat([part for part in counts if len(part)]).group_by("item_id").sum()
+        counted = pl.concat(counts).group_by("item_id").sum()
         enough = counted.filter(pl.col("len") >= settings.sessions.min_item_support)
         supported = enough["item_id"].sort()
     reader = SessionReader(events, bounds, settings.sessions, supported)
-    return reader, [bucket for bucket in range(buckets) if len(found[bucket])]
+    return reader, present
 
 
-def _bounds(split: SplitSettings, sessions: np.ndarray) -> dict[str, int]:
+def _bounds(settings: SessionsPreprocessSettings, sessions: np.ndarray) -> dict[str, int]:
+    split = settings.split
     if split.kind == "files":
         training = sessions[sessions[:, 0] == 0, 1]
         after_all = int(sessions[:, 1].max()) + 1
         return {"valid_start": splits.valid_bound(split, training), "test_start": after_all}
-    valid_start, test_start = splits.start_bounds(split, sessions[:, 1])
-    return {"valid_start": valid_start, "test_start": test_start}
+    if split.kind == "leave_one_out":
+        return {"leave_one_out": True, "drop_repeats": settings.sessions.drop_repeats}
+    return splits.time_bounds(split, sessions[:, 1])
 
 
 @dataclass(frozen=True)
@@ -323,15 +360,10 @@ def fit_and_apply(
     about: dict[str, Any],
 ) -> dict[str, Any]:
     """Fits on the train parts, writes the features of every part, the schema and the state."""
-    import dask.dataframe as dd
-
     say(f"fitting the workflow on {sum(part.split == 'train' for part in parts)} part(s)")
     sources = [part.source for part in parts if part.split == "train"]
-    frame = read(sources[0], "train").iloc[:0]
-    training = dd.from_map(read, sources, split="train", meta=frame, enforce_metadata=False)
-    workflow.fit(Dataset(training, schema=input_schema, cpu=_on_cpu(frame)))
+    fitting.fit(client, workflow, sources, read, "train", input_schema)
     save_state(workflow, output / STATE)
-    workflow.executor = type(workflow.executor)()  # without this client: the workers have theirs
     written = dask_cluster.run(
         client, "writing features", apply_part, parts, workflow, read, str(output)
     )
@@ -342,23 +374,21 @@ def fit_and_apply(
     return manifest
 
 
-def _on_cpu(frame: Any) -> bool:
-    return isinstance(frame, pd.DataFrame)
-
-
 def apply_part(part: Part, workflow: Workflow, read: Read, output: str) -> dict[str, Any]:
     """Writes the features of one part unless they are there already; returns what it holds."""
     path = part.path(Path(output))
-    if not path.exists():
-        frame = read(part.source, part.split)
-        table = features_table(workflow, frame)
-        write_parquet(path, table, row_group_size=ROW_GROUP)
-    return describe_part(path, workflow.output_schema)
+    if path.exists():
+        coded = [column.name for column in workflow.output_schema if column.int_domain]
+        rows = pq.read_metadata(path).num_rows
+        return describe(pq.read_table(path, columns=coded), rows, workflow)
+    table = features_table(workflow, read(part.source, part.split))
+    write_parquet(path, table, row_group_size=ROW_GROUP)
+    return describe(table, table.num_rows, workflow)
 
 
 def features_table(workflow: Workflow, frame: pd.DataFrame) -> pa.Table:
     """The features of one frame, with the types of the workflow's schema."""
-    features = workflow.transform(frame) if len(frame) else None
+    features = transform(workflow, frame) if len(frame) else None
     columns = {}
     for column in workflow.output_schema:
         kind = arrow_type(column)
@@ -388,26 +418,43 @@ def _list_array(lists: Any, element: pa.DataType) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat).cast(element))
 
 
-def describe_part(path: Path, schema: Schema) -> dict[str, Any]:
-    """Rows, events and unknown values of one written part."""
-    file = pq.ParquetFile(path)
-    coded = [column for column in schema if column.int_domain]
-    table = file.read(columns=[column.name for column in coded])
-    described: dict[str, Any] = {"rows": file.metadata.num_rows, "oov": {}, "values": {}}
-    for column in coded:
+def describe(table: pa.Table, rows: int, workflow: Workflow) -> dict[str, Any]:
+    """Rows, coded values and unknown values of one part."""
+    described: dict[str, Any] = {"rows": rows, "oov": {}, "values": {}}
+    unknown = unknown_codes(workflow)
+    for column in workflow.output_schema:
+        if not column.int_domain:
+            continue
         values = table[column.name].combine_chunks()
-        if column.is_list:
-            values = values.flatten()
-        codes = values.to_numpy()
-        described["oov"][column.name] = int((codes == OOV).sum())
+        codes = (values.flatten() if column.is_list else values).to_numpy()
+        first, last = unknown.get(column.name, (OOV, OOV))
+        found = codes == first if first == last else (codes >= first) & (codes <= last)
+        described["oov"][column.name] = int(np.count_nonzero(found))
         described["values"][column.name] = len(codes)
     return described
 
 
+def unknown_codes(workflow: Workflow) -> dict[str, tuple[int, int]]:
+    """First and last code of unknown values, by column."""
+    found = {}
+    for column in workflow.output_schema:
+        buckets = int(column.properties.get("num_buckets") or 1)
+        found[column.name] = (OOV, OOV + buckets - 1)
+    return found
+
+
 def summary(
-    parts: list[Part], written: list[dict[str, Any]], schema: Schema, about: dict[str, Any]
+    parts: list[Part],
+    written: list[dict[str, Any]],
+    schema: Schema,
+    about: dict[str, Any],
+    may_be_empty: bool = False,
 ) -> dict[str, Any]:
-    """The features' manifest: rows and share of unseen values a split, codes a column."""
+    """The features' manifest: rows and unknown values a split, codes a column.
+
+    Raises:
+        UserError: nothing trains or validates, unless that ``may_be_empty``.
+    """
     unit = about["unit"]
     manifest: dict[str, Any] = {**about, "splits": {}, "cardinality": {}}
     for column in schema:
@@ -415,15 +462,16 @@ def summary(
             manifest["cardinality"][column.name] = int(column.int_domain.max) + 1
     for split in SPLITS:
         mine = [found for part, found in zip(parts, written, strict=True) if part.split == split]
-        rates = {}
+        rates, unknown = {}, {}
         for name in manifest["cardinality"]:
             values = sum(found["values"][name] for found in mine)
-            unknown = sum(found["oov"][name] for found in mine)
-            rates[name] = round(unknown / values, 6) if values else 0.0
+            unknown[name] = sum(found["oov"][name] for found in mine)
+            rates[name] = round(unknown[name] / values, 6) if values else 0.0
         rows = sum(found["rows"] for found in mine)
-        if rows == 0 and split != "test":
+        if rows == 0 and split != "test" and not may_be_empty:
             raise UserError(
                 f"the {split} split has no {unit}: the log is too short for its split settings"
             )
-        manifest["splits"][split] = {unit: rows, "files": len(mine), "oov_rate": rates}
+        described = {unit: rows, "files": len(mine), "oov_rate": rates, "unknown": unknown}
+        manifest["splits"][split] = described
     return manifest

@@ -17,9 +17,12 @@ from pydantic import Field, model_validator
 
 from core.artifacts import write_parquet
 from core.settings import Settings
+from pipeline.splits import HELD_BACK, LEAVE_OUT_FROM
 
 SESSION, ITEM, TIME = "session_id", "item_id", "timestamp"
 ORDER, GROUP, START = "_order", "_group", "_start"
+MAX_TIME = 2**62
+"""Later than any event, in milliseconds."""
 
 
 class SessionizeSettings(Settings):
@@ -96,8 +99,14 @@ def events_file(bucket: int, folder: Path) -> Path:
 
 
 def in_split(split: str, bounds: Mapping[str, Any]) -> pl.Expr:
-    """Which events belong to ``split``: ``bounds`` holds valid_start and test_start (ms)."""
+    """Which events belong to ``split``: ``bounds`` holds valid_start and test_start (ms), and
+    where there is a window its start and end."""
     start, group = pl.col(START), pl.col(GROUP)
+    inside = (start >= bounds.get("start", 0)) & (start < bounds.get("end", MAX_TIME))
+    return inside & _in_split(split, bounds, start, group)
+
+
+def _in_split(split: str, bounds: Mapping[str, Any], start: pl.Expr, group: pl.Expr) -> pl.Expr:
     held_out = (group == 1) | (start >= bounds["test_start"])
     if split == "test":
         return held_out
@@ -105,12 +114,32 @@ def in_split(split: str, bounds: Mapping[str, Any]) -> pl.Expr:
     return ~held_out & (validates if split == "valid" else ~validates)
 
 
+def events_of(events: pl.DataFrame, split: str, bounds: Mapping[str, Any]) -> pl.DataFrame:
+    """The events that ``split`` sees; ``bounds`` with ``leave_one_out`` cut each session's end."""
+    if not bounds.get("leave_one_out"):
+        return events.filter(in_split(split, bounds))
+    if bounds["drop_repeats"]:
+        events = events.filter(~repeats())
+    length = pl.len().over(SESSION)
+    from_end = length - pl.int_range(pl.len()).over(SESSION)
+    long_enough = length >= LEAVE_OUT_FROM
+    if split == "train":
+        return events.filter(~long_enough | (from_end > HELD_BACK[split]))
+    return events.filter(long_enough & (from_end > HELD_BACK[split]))
+
+
+def repeats() -> pl.Expr:
+    """Events on the same item as the event before them in their session."""
+    same_session = pl.col(SESSION).eq_missing(pl.col(SESSION).shift(1))
+    return same_session & pl.col(ITEM).eq_missing(pl.col(ITEM).shift(1))
+
+
 def item_counts(bucket: int, folder: Path, bounds: Mapping[str, Any]) -> pl.DataFrame:
     """Events of each item in the training sessions of one bucket: ``item_id``, ``len``."""
     path = events_file(bucket, folder)
     if not path.exists():
         return pl.DataFrame({ITEM: [], "len": []}, schema={ITEM: pl.Int64, "len": pl.UInt32})
-    return pl.read_parquet(path).filter(in_split("train", bounds)).group_by(ITEM).len()
+    return events_of(pl.read_parquet(path), "train", bounds).group_by(ITEM).len()
 
 
 def read_sessions(
@@ -125,13 +154,11 @@ def read_sessions(
 
     ``supported``: the items that training sessions may hold (None: all).
     """
-    events = pl.read_parquet(events_file(bucket, folder)).filter(in_split(split, bounds))
+    events = events_of(pl.read_parquet(events_file(bucket, folder)), split, bounds)
     if split == "train" and supported is not None:
         events = events.filter(pl.col(ITEM).is_in(supported.implode()))
-    same_session = pl.col(SESSION).eq_missing(pl.col(SESSION).shift(1))
     if settings.drop_repeats:
-        repeats = same_session & pl.col(ITEM).eq_missing(pl.col(ITEM).shift(1))
-        events = events.filter(~repeats)
+        events = events.filter(~repeats())
     length = pl.len().over(SESSION)
     from_end = length - pl.int_range(pl.len()).over(SESSION)
     events = events.filter((length >= settings.min_length) & (from_end <= settings.max_length))

@@ -11,21 +11,33 @@ from core.errors import UserError
 from core.settings import Settings
 
 SPLITS = ("train", "valid", "test")
+DAY = 86_400_000
+"""Milliseconds."""
 
 
 class SplitSettings(Settings):
     """How a log is cut into train, valid and test, earlier rows first."""
 
-    kind: Literal["fraction", "days", "last_day_halves", "files"] = "fraction"
+    kind: Literal["fraction", "days", "last_day_halves", "files", "window", "leave_one_out"] = (
+        "fraction"
+    )
     """fraction: by share of the rows (sessions: of the sessions, by start); days: the last whole
     days; last_day_halves: the last day's first half validates and its second half tests (Criteo
-    1TB); files: the input files that ``test_files`` names test (a log with its own test file)."""
+    1TB); files: the input files that ``test_files`` names test (a log with its own test file);
+    window: the day ``test_day`` tests and the days before it train, later ones are not used;
+    leave_one_out: of each session (interactions: of each user) with three events or more the last
+    one tests and the one before it validates."""
     test: float = Field(0.2, ge=0, lt=1)
     """Share that tests, for kind: fraction."""
     valid: float = Field(0.1, gt=0, lt=1)
     """Share of what is left before the test part that validates: always the latest of it."""
     test_days: int = Field(1, ge=1)
     """Days that test, for kind: days; validation is the share ``valid`` of what is left."""
+    test_day: int = -1
+    """The day that tests, for kind: window; the log's first day is 0, its last one -1. Validation
+    is the share ``valid`` of the days before it."""
+    train_days: int | None = Field(None, ge=1)
+    """How many days before ``test_day`` are used, for kind: window; null: all."""
     test_files: str = "*test*"
     """Names of the input files that test, with * and ?, for kind: files; validation is the share
     ``valid`` of the others."""
@@ -67,7 +79,17 @@ def row_ranges(
         UserError: a split would be empty.
     """
     total = int(units.sum())
-    if settings.kind == "fraction":
+    first = 0
+    if settings.kind == "leave_one_out":
+        raise UserError(
+            "split.kind 'leave_one_out' is for the recipes sessions and interactions: rows of a "
+            "click log belong to no user"
+        )
+    if settings.kind == "window":
+        opening, day = window_days(settings, len(units))
+        first, test_start = int(units[:opening].sum()), int(units[:day].sum())
+        total = test_start + int(units[day])
+    elif settings.kind == "fraction":
         test_start = round(total * (1 - settings.test))
     elif settings.kind == "last_day_halves":
         last_day = total - int(units[-1])
@@ -79,13 +101,40 @@ def row_ranges(
         return _checked(ranges, settings)
     else:
         test_start = total - int(units[max(0, len(units) - testing) :].sum())
-    valid_start = round(test_start * (1 - settings.valid))
+    valid_start = first + round((test_start - first) * (1 - settings.valid))
     ranges = {
-        "train": (0, valid_start),
+        "train": (first, valid_start),
         "valid": (valid_start, test_start),
         "test": (test_start, total),
     }
     return _checked(ranges, settings)
+
+
+def window_days(settings: SplitSettings, days: int) -> tuple[int, int]:
+    """The first day that is used and the day that tests, of ``days`` days, for kind: window.
+
+    Raises:
+        UserError: the log has no such day, or none before it.
+    """
+    day = settings.test_day if settings.test_day >= 0 else days + settings.test_day
+    if not 1 <= day < days:
+        raise UserError(
+            f"split.test_day {settings.test_day}: the log has {days} day(s); choose one from 1 to "
+            f"{days - 1} (or from {1 - days} to -1), so that a day before it trains"
+        )
+    return max(0, day - (settings.train_days or day)), day
+
+
+def windows(settings: SplitSettings, days: int) -> list[SplitSettings]:
+    """One split for each day but the first: train on the days up to it, test on it."""
+    update = [{"kind": "window", "test_day": day} for day in range(1, days)]
+    return [settings.model_copy(update=fields) for fields in update]
+
+
+HELD_BACK = {"train": 2, "valid": 1, "test": 0}
+"""Last events of a sequence that a split does not see, for kind: leave_one_out."""
+LEAVE_OUT_FROM = 3
+"""Shorter sequences train as a whole: nothing would be left of them."""
 
 
 def _checked(
@@ -111,7 +160,7 @@ def start_bounds(settings: SplitSettings, starts: np.ndarray) -> tuple[int, int]
         starts: start of every session, milliseconds since 1970 UTC, shape ``(sessions,)``.
     """
     starts = np.sort(starts)
-    day = 86_400_000
+    day = DAY
     end = int(starts[-1]) + 1
     if settings.kind == "fraction":
         cut = round(len(starts) * (1 - settings.test))
@@ -123,8 +172,23 @@ def start_bounds(settings: SplitSettings, starts: np.ndarray) -> tuple[int, int]
         last_day = starts[starts >= first]
         return first, int(last_day[len(last_day) // 2])
     else:
-        raise ValueError("kind 'files' is cut by file, not by time")
+        raise ValueError(f"kind '{settings.kind}' has no two bounds in time")
     return valid_bound(settings, starts[starts < test_start]), test_start
+
+
+def time_bounds(settings: SplitSettings, starts: np.ndarray) -> dict[str, int]:
+    """``valid_start`` and ``test_start`` as of :func:`start_bounds`; for kind: window also
+    ``start`` and ``end``, outside of which nothing is used. Milliseconds since 1970 UTC; days
+    begin at midnight UTC, and days without any start count."""
+    if settings.kind != "window":
+        valid_start, test_start = start_bounds(settings, starts)
+        return {"valid_start": valid_start, "test_start": test_start}
+    first = int(starts.min()) // DAY
+    opening, day = window_days(settings, int(starts.max()) // DAY - first + 1)
+    start, test_start = (first + opening) * DAY, (first + day) * DAY
+    before = starts[(starts >= start) & (starts < test_start)]
+    bounds = {"start": start, "test_start": test_start, "end": test_start + DAY}
+    return {**bounds, "valid_start": valid_bound(settings, before)}
 
 
 def valid_bound(settings: SplitSettings, starts: np.ndarray) -> int:

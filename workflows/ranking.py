@@ -1,52 +1,146 @@
 """The ranking workflow: Criteo's columns → a label, dense floats and category codes."""
 
-from typing import Literal
+from functools import reduce
+from operator import add
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from core.merlin import ColumnSchema, Schema, Tags, Workflow, ops
-from core.settings import Settings
-from workflows.ops import AsFloat, Categorify, Normalize
+from workflows.columns import (
+    CATEGORICAL_OPTIONS,
+    ColumnSettings,
+    Kind,
+    VocabularySettings,
+    buckets,
+    category_codes,
+    check_kind,
+    fill,
+    grouped,
+    per_column,
+    scaled,
+)
+from workflows.ops import AsFloat, CountEncoding, TargetEncoding
 
 LABEL = "label"
 DENSE = [f"I{i}" for i in range(1, 14)]
 CATEGORICAL = [f"C{i}" for i in range(1, 27)]
+TRAINING = "training"
+"""Says of a raw row whether it trains: only such a row is encoded out of its fold."""
+KINDS: dict[str, Kind] = dict.fromkeys(DENSE, "continuous") | dict.fromkeys(
+    CATEGORICAL, "categorical"
+)
 
 
-class RankingWorkflowSettings(Settings):
+class RankingWorkflowSettings(VocabularySettings):
     """How raw Criteo columns become features."""
 
     freq_threshold: int = Field(5, ge=1)
-    """A value seen fewer times than this in the training rows gets the out-of-vocabulary code."""
+    """A value seen fewer times than this in the training rows gets an out-of-vocabulary code."""
     max_size: int = Field(0, ge=0)
-    """Most codes a column may have, the three reserved ones included; 0 means no cap."""
+    """Most codes a column may have, the reserved ones included; 0 means no cap."""
+    num_buckets: int = Field(1, ge=1)
+    """Codes that a column's out-of-vocabulary values share, by a hash of the value."""
     missing_indicators: bool = False
     """Adds a 0/1 column for each dense column, saying where it was blank."""
     dense_transform: Literal["log", "none"] = "log"
     """log: log(1 + x) after clipping at zero (Criteo's counts are heavy-tailed)."""
+    dense_scale: Literal["standard", "minmax", "none"] = "standard"
+    """standard: (x - mean) / deviation; minmax: (x - min) / (max - min); over the training rows."""
+    target_encoding: tuple[str, ...] = ()
+    """Categorical columns that also become the label's smoothed mean over the training rows with
+    the same value, ``TE_NAME_label``: for training rows out of fold."""
+    target_folds: int = Field(5, ge=2, le=127)
+    """Folds of the target encoding."""
+    target_smoothing: float = Field(20.0, ge=0)
+    """Rows that the mean of all rows counts for in the target encoding of a value."""
+    counts: tuple[str, ...] = ()
+    """Categorical columns that also become log(1 + training rows with that value),
+    ``NAME_count``, as boosted trees use it."""
+
+    @model_validator(mode="after")
+    def _columns_fit(self) -> "RankingWorkflowSettings":
+        self.check_columns(KINDS)
+        for setting in ("target_encoding", "counts"):
+            names = getattr(self, setting)
+            for name in names:
+                check_kind(KINDS, name, setting, "categorical")
+            if len(set(names)) < len(names):
+                raise ValueError(f"{setting}: {list(names)} names a column twice")
+        for group in self.shared_vocabularies:
+            for option in CATEGORICAL_OPTIONS:
+                found = per_column(self, option, group, getattr(self, option))
+                if isinstance(found, dict) and len(set(found.values())) > 1:
+                    raise ValueError(
+                        f"shared_vocabularies: {', '.join(group)} need the same {option}"
+                    )
+        for name in DENSE:
+            how = dense_settings(self, name)
+            if how.transform == "log" and (how.clip_min is None or how.clip_min <= -1):
+                raise ValueError(f"columns.{name}: transform log needs clip_min above -1")
+            lowest = -np.inf if how.clip_min is None else how.clip_min
+            if how.clip_max is not None and how.clip_max <= lowest:
+                raise ValueError(f"columns.{name}: clip_max is not above {how.clip_min}")
+        return self
+
+
+def dense_settings(settings: RankingWorkflowSettings, name: str) -> ColumnSettings:
+    """How one dense column is treated, nothing left open."""
+    every = {
+        "missing": 0.0,
+        "clip_min": 0.0,
+        "transform": settings.dense_transform,
+        "scale": settings.dense_scale,
+    }
+    own = settings.columns.get(name, ColumnSettings())
+    given = {option: getattr(own, option) for option in own.model_fields_set}
+    # An explicit null of clip_min takes the clipping away; of the others, it says nothing.
+    kept = {k: v for k, v in given.items() if v is not None or k == "clip_min"}
+    return ColumnSettings.model_construct(**{**every, **kept, "bucketize": ()})
 
 
 def build(settings: RankingWorkflowSettings) -> Workflow:
     """The unfitted NVTabular workflow.
 
-    Dense: blank → 0, clipped below at 0, log(1 + x), standardised to float32. Categorical: codes
-    as in :class:`workflows.ops.Categorify`, int32. The label passes through as float32.
+    Dense: blank → 0, clipped below at 0, log(1 + x), standardised to float32, unless a column is
+    set otherwise. Categorical: codes as in :class:`workflows.ops.Categorify`, int32. The label
+    passes through as float32. Further columns come last, as the settings ask for them.
     """
-    codes = CATEGORICAL >> Categorify(settings.freq_threshold, settings.max_size)
-    filled = DENSE >> ops.FillMissing(fill_val=0, add_binary_cols=settings.missing_indicators)
-    indicators = None
-    if settings.missing_indicators:
-        indicators = filled[[f"{name}_filled" for name in DENSE]] >> AsFloat()
-        filled = filled[DENSE]
-    dense = filled >> ops.Clip(min_value=0)
-    if settings.dense_transform == "log":
-        dense = dense >> ops.LogOp()
-    dense = dense >> Normalize()
     label = [LABEL] >> AsFloat() >> ops.AddMetadata(tags=[Tags.TARGET, Tags.BINARY_CLASSIFICATION])
-    graph = label + dense + codes
-    return Workflow(graph if indicators is None else graph + indicators)
+    dense, indicators = _dense(settings)
+    codes = category_codes(
+        settings, CATEGORICAL, settings.freq_threshold, settings.max_size, settings.num_buckets
+    )
+    branches = [label, *dense, *codes, *buckets(settings, DENSE), *_statistics(settings)]
+    return Workflow(reduce(add, branches + indicators))
+
+
+def _dense(settings: RankingWorkflowSettings) -> tuple[list[Any], list[Any]]:
+    """Branches of the dense columns, and of the indicators of their missing values."""
+    branches, indicators = [], []
+    treated = {name: dense_settings(settings, name) for name in DENSE}
+    groups = grouped(DENSE, lambda name: treated[name].model_dump_json())
+    for names in groups.values():
+        how = treated[names[0]]
+        branches.append(scaled(names, names >> fill(how), how))
+    if settings.missing_indicators:
+        both = DENSE >> ops.FillMissing(fill_val=0, add_binary_cols=True)
+        indicators.append(both[[f"{name}_filled" for name in DENSE]] >> AsFloat())
+    return branches, indicators
+
+
+def _statistics(settings: RankingWorkflowSettings) -> list[Any]:
+    """Branches of what is known of a value from training: the label's mean, the count."""
+    branches = []
+    if settings.target_encoding:
+        smoothing = settings.target_folds, settings.target_smoothing
+        operator = TargetEncoding(settings.target_encoding, LABEL, TRAINING, *smoothing)
+        branches.append([*DENSE, *CATEGORICAL, TRAINING, LABEL] >> operator)
+    if settings.counts:
+        branches.append(list(settings.counts) >> CountEncoding())
+    return branches
 
 
 def raw_schema() -> Schema:
@@ -55,10 +149,16 @@ def raw_schema() -> Schema:
         [ColumnSchema(LABEL, dtype=np.int8)]
         + [ColumnSchema(name, dtype=np.float64) for name in DENSE]
         + [ColumnSchema(name, dtype=np.float64) for name in CATEGORICAL]
+        + [ColumnSchema(TRAINING, dtype=np.int8)]
     )
 
 
 def empty_frame() -> pd.DataFrame:
-    """A frame of no rows with the columns and types of :func:`raw_schema`."""
+    """A frame of no rows with the columns and types of the raw Parquet."""
     types = {LABEL: np.int8} | dict.fromkeys(DENSE + CATEGORICAL, np.float64)
     return pd.DataFrame({name: pd.Series(dtype=dtype) for name, dtype in types.items()})
+
+
+def for_split(frame: pd.DataFrame, split: str) -> pd.DataFrame:
+    """``frame`` with the column that says whether its rows train."""
+    return frame.assign(**{TRAINING: np.int8(split == "train")})

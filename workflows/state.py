@@ -8,7 +8,7 @@ from typing import Any
 
 from core.artifacts import read_json, write_json
 from core.errors import UserError
-from core.merlin import Schema, Workflow, ops, schema_from_json, schema_to_json
+from core.merlin import Graph, Schema, Workflow, ops, schema_from_json, schema_to_json
 
 STATE_FILE = "state.json"
 
@@ -61,6 +61,31 @@ def load_state(workflow: Workflow, folder: str | Path, input_schema: Schema) -> 
         op.load_state(folder / entry["folder"], entry["state"])
     workflow.fit_schema(input_schema)
     return workflow
+
+
+def absorb(workflow: Workflow, later: Workflow) -> None:
+    """Merges the statistics of ``later``, the same workflow fitted on later rows, into
+    ``workflow``'s.
+
+    Raises:
+        UserError: an operator cannot merge, or works on what another fitted operator made: its
+            statistics would be those of two different inputs.
+    """
+    fitted = stat_operators(workflow)
+    for op in fitted:
+        if not hasattr(op, "absorb"):
+            raise UserError(
+                f"{type(op).__name__}: its statistics cannot be extended by new rows; run "
+                "preprocess on all days, or choose settings without it"
+            )
+    for node in Graph.get_nodes_by_op_type([workflow.output_node], ops.StatOperator):
+        if Graph.get_nodes_by_op_type(node.parents_with_dependencies, ops.StatOperator):
+            raise UserError(
+                f"{type(node.op).__name__}: it was fitted on the output of another fitted "
+                "operator, which new rows change; run preprocess on all days"
+            )
+    for op, more in zip(fitted, stat_operators(later), strict=True):
+        op.absorb(more)
 
 
 def saved_schema(folder: str | Path, which: str) -> Schema:

@@ -10,11 +10,13 @@ import pyarrow.parquet as pq
 
 from core.artifacts import write_parquet
 from core.merlin import ColumnSchema, Schema, Tags, ops
-from workflows.ops.categorify import count_values, merge_counts
-from workflows.ops.lookup import ValueLookup
+from workflows.ops.categorify import as_values
+from workflows.ops.lookup import ValueLookup, one_array, one_type
 from workflows.ops.reduction import tree_reduce
 
 SUFFIX = "_count"
+Counted = tuple[pa.Array, np.ndarray]
+"""Distinct values, and in how many rows each stands."""
 
 
 class CountEncoding(ops.StatOperator):
@@ -27,11 +29,11 @@ class CountEncoding(ops.StatOperator):
 
     def __init__(self):
         super().__init__()
-        self.counts: dict[str, tuple[pa.Array, np.ndarray]] = {}
+        self.counts: dict[str, Counted] = {}
         self._lookups: dict[str, tuple[ValueLookup, np.ndarray]] = {}
 
     def fit(self, col_selector, ddf):
-        return tree_reduce(ddf[col_selector.names], count_values, merge_counts)
+        return tree_reduce(ddf[col_selector.names], count_rows, add_counts)
 
     def fit_finalize(self, stats):
         self.counts, self._lookups = stats, {}
@@ -61,6 +63,10 @@ class CountEncoding(ops.StatOperator):
             [ColumnSchema(name, dtype=np.float32, tags=[Tags.CONTINUOUS]) for name in names]
         )
 
+    def absorb(self, later: "CountEncoding") -> None:
+        """Adds the counts of the same operator fitted on later rows."""
+        self.fit_finalize(add_counts([self.counts, later.counts]))
+
     def save_state(self, folder: Path) -> dict[str, Any]:
         """Writes ``values.<column>.parquet``: every value and its count, in value order."""
         for name, (values, counts) in self.counts.items():
@@ -70,16 +76,38 @@ class CountEncoding(ops.StatOperator):
         return {"columns": sorted(self.counts)}
 
     def load_state(self, folder: Path, state: dict[str, Any]) -> None:
-        found = {}
-        for name in state["columns"]:
-            table = pq.read_table(folder / f"values.{name}.parquet").combine_chunks()
-            found[name] = (
-                pa.concat_arrays(table["value"].chunks) if len(table) else pa.array([], pa.int64()),
-                table["count"].to_numpy(),
-            )
-        self.fit_finalize(found)
+        tables = {
+            name: pq.read_table(folder / f"values.{name}.parquet") for name in state["columns"]
+        }
+        self.fit_finalize(
+            {
+                name: (one_array(table["value"]), table["count"].to_numpy())
+                for name, table in tables.items()
+            }
+        )
         self.fitted = True
 
     def __getstate__(self):
         # Workers rebuild their lookups, which are larger than what they are made of.
         return {**self.__dict__, "_lookups": {}}
+
+
+def count_rows(df: Any) -> dict[str, Counted]:
+    """``{column: (values, counts)}`` of one partition, missing ones left out."""
+    counted = {}
+    for name in df.columns:
+        found = pc.value_counts(as_values(df[name]).drop_null())
+        counted[name] = (found.field("values"), found.field("counts").to_numpy())
+    return counted
+
+
+def add_counts(parts: list[dict[str, Counted]]) -> dict[str, Counted]:
+    """The counts of several partitions together."""
+    summed = {}
+    for name in parts[0]:
+        values = one_type([part[name][0] for part in parts])
+        counts = np.concatenate([part[name][1] for part in parts])
+        table = pa.table({"value": values, "count": counts})
+        table = table.group_by("value", use_threads=False).aggregate([("count", "sum")])
+        summed[name] = (one_array(table["value"]), table["count_sum"].to_numpy())
+    return summed

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -46,6 +45,10 @@ class FillMedian(ops.FillMedian):
             out[name] = df[name].fillna(self.medians[name])
         return out
 
+    def absorb(self, later: "FillMedian") -> None:
+        """Adds the counts of the same operator fitted on later rows."""
+        self.fit_finalize(merge_numbers([self.counted, later.counted]))
+
     def save_state(self, folder: Path) -> dict[str, Any]:
         """Writes ``counts.<column>.parquet``: all values and how often each was seen."""
         for name, (values, counts) in self.counted.items():
@@ -64,7 +67,7 @@ class FillMedian(ops.FillMedian):
         self.fitted = True
 
 
-def count_numbers(df: pd.DataFrame) -> dict[str, Counted]:
+def count_numbers(df: Any) -> dict[str, Counted]:
     """``{column: (values, counts)}`` of one partition, missing ones left out."""
     counted = {}
     for name in df.columns:

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from core.merlin import ops
 from workflows.ops.reduction import tree_reduce
@@ -16,28 +15,30 @@ Range = tuple[float, float] | None
 class NormalizeMinMax(ops.NormalizeMinMax):
     """``(x - min) / (max - min)`` over the training rows, as float32.
 
-    A drop-in for ``nvtabular.ops.NormalizeMinMax``, whose constant zero column becomes NaN and
-    whose transform fails on a column that has no value: here both become 0. A later row beyond
-    the training range lies outside 0 … 1; clip it first where that matters.
+    A drop-in for ``nvtabular.ops.NormalizeMinMax``, whose constant zero column becomes NaN (here a
+    constant becomes 0) and whose transform fails on a column that has no value. Missing values stay
+    missing. A later row beyond the training range lies outside 0 … 1; clip it where that matters.
     """
 
     def __init__(self):
         super().__init__(out_dtype=np.float32)
+        self.ranges: dict[str, Range] = {}
 
     def fit(self, col_selector, ddf):
-        if not isinstance(ddf._meta, pd.DataFrame):
-            return super().fit(col_selector, ddf)
         return tree_reduce(ddf[col_selector.names], column_ranges, merge_ranges)
 
     def fit_finalize(self, stats):
-        if set(stats) == {"mins", "maxs"} and not isinstance(stats["mins"], tuple):
-            super().fit_finalize(stats)  # cuDF
-            return
-        self._set(stats)
-
-    def _set(self, ranges: dict[str, Range]) -> None:
-        for name, found in ranges.items():
+        self.ranges = stats
+        for name, found in stats.items():
             self.mins[name], self.maxs[name] = found or (0.0, 0.0)
+
+    def clear(self):
+        super().clear()
+        self.ranges = {}
+
+    def absorb(self, later: "NormalizeMinMax") -> None:
+        """Widens the ranges by those of the same operator fitted on later rows."""
+        self.fit_finalize(merge_ranges([self.ranges, later.ranges]))
 
     def transform(self, col_selector, df):
         out = type(df)()
@@ -49,18 +50,19 @@ class NormalizeMinMax(ops.NormalizeMinMax):
         return out
 
     def save_state(self, folder: Path) -> dict[str, Any]:
-        return {"ranges": {name: [self.mins[name], self.maxs[name]] for name in self.mins}}
+        return {"ranges": {name: found and list(found) for name, found in self.ranges.items()}}
 
     def load_state(self, folder: Path, state: dict[str, Any]) -> None:
-        self._set({name: tuple(found) for name, found in state["ranges"].items()})
+        self.fit_finalize({name: found and tuple(found) for name, found in state["ranges"].items()})
         self.fitted = True
 
 
-def column_ranges(df: pd.DataFrame) -> dict[str, Range]:
+def column_ranges(df: Any) -> dict[str, Range]:
     """``{column: (least, greatest)}`` of the finite values of one partition."""
     found: dict[str, Range] = {}
     for name in df.columns:
-        values = df[name].to_numpy(np.float64, na_value=np.nan)
+        column = df[name].to_pandas() if hasattr(df[name], "to_pandas") else df[name]
+        values = column.to_numpy(np.float64, na_value=np.nan)
         values = values[np.isfinite(values)]
         found[name] = (float(values.min()), float(values.max())) if len(values) else None
     return found

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from core.merlin import ops
 from workflows.ops.reduction import tree_reduce
@@ -16,7 +15,8 @@ class Normalize(ops.Normalize):
 
     A drop-in for ``nvtabular.ops.Normalize``. Partitions are reduced to (n, mean, sum of squared
     deviations) and merged pairwise (Chan, Golub & LeVeque 1979): no loss where the mean is far
-    from zero, and a later day's moments can be merged into the state. NaN counts as absent.
+    from zero, and a later day's moments can be merged into the state. NaN counts as absent. The
+    moments of cuDF's columns are taken on the host, so that they are those of pandas' columns.
     """
 
     def __init__(self):
@@ -24,16 +24,9 @@ class Normalize(ops.Normalize):
         self.moments: dict[str, tuple[int, float, float]] = {}
 
     def fit(self, col_selector, ddf):
-        if not isinstance(ddf._meta, pd.DataFrame):
-            return super().fit(col_selector, ddf)
         return tree_reduce(ddf[col_selector.names], column_moments, merge_moments)
 
     def fit_finalize(self, stats):
-        if not isinstance(stats, dict):  # cuDF: NVTabular's frame of count, mean and var
-            stats = {
-                name: (int(row["count"]), row["mean"], row["var"] * max(0, row["count"] - 1))
-                for name, row in stats.iterrows()
-            }
         self._set(stats)
 
     def _set(self, moments: dict[str, tuple[int, float, float]]) -> None:
@@ -46,6 +39,10 @@ class Normalize(ops.Normalize):
         super().clear()
         self.moments = {}
 
+    def absorb(self, later: "Normalize") -> None:
+        """Merges the moments of the same operator fitted on later rows."""
+        self._set(merge_moments([self.moments, later.moments]))
+
     def save_state(self, folder: Path) -> dict[str, Any]:
         return {"moments": {name: list(moment) for name, moment in self.moments.items()}}
 
@@ -54,12 +51,14 @@ class Normalize(ops.Normalize):
         self.fitted = True
 
 
-def column_moments(df: pd.DataFrame) -> dict[str, tuple[int, float, float]]:
+def column_moments(df: Any) -> dict[str, tuple[int, float, float]]:
     """``{column: (n, mean, sum of squared deviations)}`` of one partition."""
     found = {}
     for name in df.columns:
-        values = df[name].to_numpy(np.float64, na_value=np.nan)
-        values = values[np.isfinite(values)]
+        column = df[name].to_pandas() if hasattr(df[name], "to_pandas") else df[name]
+        values = column.to_numpy(np.float64, na_value=np.nan)
+        finite = np.isfinite(values)
+        values = values if finite.all() else values[finite]
         mean = float(values.mean()) if len(values) else 0.0
         found[name] = (len(values), mean, float(np.square(values - mean).sum()))
     return found

@@ -1,6 +1,7 @@
 """A tree reduction over the partitions of a Dask frame, for the fit of a StatOperator."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import dask.dataframe as dd
@@ -11,13 +12,28 @@ from dask.highlevelgraph import HighLevelGraph
 SPLIT_EVERY = 8
 
 
+@dataclass(frozen=True)
+class Partial:
+    """The statistics of one frame, and how those of several are put together."""
+
+    statistics: Any
+    combine: Callable[[list[Any]], Any]
+
+
+class Reduction(Delayed):
+    """What :func:`tree_reduce` gives for a Dask frame: a statistic that is yet to be computed."""
+
+
 def tree_reduce(
-    frame: dd.DataFrame, chunk: Callable[[Any], Any], combine: Callable[[list[Any]], Any]
-) -> Delayed:
+    frame: Any, chunk: Callable[[Any], Any], combine: Callable[[list[Any]], Any]
+) -> Reduction | Partial:
     """``combine`` over the ``chunk`` of every partition, at most eight at a time.
 
-    A worker holds the statistics of eight partitions at once, never those of all.
+    A worker holds the statistics of eight partitions at once, never those of all. A plain frame
+    gives its own statistics at once: so ``pipeline.fitting`` fits without a graph of the whole log.
     """
+    if not isinstance(frame, dd.DataFrame):
+        return Partial(chunk(frame), combine)
     name = f"{chunk.__name__}-{tokenize(frame._name, chunk, combine)}"
     layer: dict[Any, Any] = {
         (name, 0, part): (chunk, (frame._name, part)) for part in range(frame.npartitions)
@@ -31,4 +47,5 @@ def tree_reduce(
         depth, width = depth + 1, len(groups)
     result = f"{name}-result"
     layer[result] = (name, depth, 0)
-    return Delayed(result, HighLevelGraph.from_collections(result, layer, dependencies=[frame]))
+    graph = HighLevelGraph.from_collections(result, layer, dependencies=[frame])
+    return Reduction(result, graph)
