@@ -228,10 +228,9 @@ def _export(stages: argparse._SubParsersAction) -> None:
             options.features or layout.folder(options.recipe, "features"),
             options.model or layout.folder(options.recipe, "model"),
             options.output or layout.folder(options.recipe, "bundle"),
-            _params(options),
         )
 
-    stage = _stage(stages, "export", "put model and workflow into one bundle", run)
+    stage = _stage(stages, "export", "put model and workflow into one bundle", run, settings=False)
     _path(stage, "--features", "folder that preprocess wrote", "data/RECIPE/features")
     _path(stage, "--model", "folder that train wrote", "data/RECIPE/model")
     _path(stage, "--output", "folder to write", "data/RECIPE/bundle")

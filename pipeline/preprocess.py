@@ -110,7 +110,7 @@ def preprocess_ranking(
             read_rows,
             ranking_workflow.raw_schema(),
             output,
-            {"unit": "rows", "generated": generated(manifest), "ranges": ranges},
+            {"unit": "rows", **origin(manifest), "ranges": ranges},
         )
 
 
@@ -131,7 +131,7 @@ def preprocess_sessions(
         columns = [name for name in manifest["columns"]]
         workflow = sessions_workflow.build(settings.workflow, columns)
         sample = reader(buckets[0], "train")
-        about = {"unit": "sessions", "generated": generated(manifest)}
+        about = {"unit": "sessions", **origin(manifest)}
         done = fit_and_apply(client, workflow, parts, reader, _schema_of(sample), output, about)
     shutil.rmtree(output / "events")
     return done
@@ -185,6 +185,11 @@ def begin(output: Path, plan: dict[str, Any]) -> None:
     for name in (MANIFEST, SCHEMA, PLAN):
         (output / name).unlink(missing_ok=True)
     write_json(output / PLAN, plan)
+
+
+def origin(manifest: dict[str, Any]) -> dict[str, Any]:
+    """What later stages need to know of the raw log: how it was read, and what generated it."""
+    return {"generated": generated(manifest), "source": manifest.get("source")}
 
 
 def generated(manifest: dict[str, Any]) -> str | None:

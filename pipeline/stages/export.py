@@ -6,7 +6,6 @@ from typing import Any
 
 from core.artifacts import atomic_folder, read_json, write_json
 from core.console import say
-from pipeline.params import Params
 from pipeline.stages.train import MODEL_FILE, WEIGHTS_FILE, load_model, read_schema
 
 BUNDLE_FILE = "bundle.json"
@@ -17,7 +16,6 @@ def export(
     features: str | Path,
     model: str | Path,
     output: str | Path,
-    params: Params | None = None,
 ) -> dict[str, Any]:
     """Puts everything that ``score`` or ``recommend`` needs into one folder.
 
@@ -25,7 +23,6 @@ def export(
     fitted state (vocabularies with the original ids) and the settings of ingest and workflow:
     JSON, Parquet and safetensors only.
     """
-    params = params or Params.read()
     features, model = Path(features), Path(model)
     load_model(model, read_schema(features), features)  # what cannot be loaded is not exported
     with atomic_folder(output) as folder:
@@ -38,7 +35,7 @@ def export(
             features / "state", folder / "state", ignore=shutil.ignore_patterns("counts.*")
         )
         plan = read_json(features / "plan.json")
-        source = params.section(f"{recipe}.source").model_dump(mode="json", exclude={"path"})
+        source = read_json(features / "manifest.json")["source"]
         record = {"recipe": recipe, "preprocess": plan["settings"], "source": source}
         write_json(folder / BUNDLE_FILE, record)
     size = sum(path.stat().st_size for path in Path(output).rglob("*") if path.is_file())

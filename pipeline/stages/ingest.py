@@ -17,7 +17,7 @@ from pipeline.ingest.inputs import InputFile, list_inputs
 from pipeline.ingest.publish import join_quarantines, manifest, move_shards, number_shards
 from pipeline.ingest.ratings import RatingsSourceSettings, rating_columns
 from pipeline.ingest.source import SourceSettings
-from pipeline.ingest.workspace import MANIFEST, Workspace, plan_of
+from pipeline.ingest.workspace import MANIFEST, NOT_SHAPING, Workspace, plan_of
 
 RECIPES: dict[str, type[SourceSettings]] = {
     "ranking": CriteoSourceSettings,
@@ -118,6 +118,7 @@ def _convert(
         from pipeline.ingest.gaps import finish_events
 
         finish_events(settings, workspace, record)
+    record["source"] = settings.model_dump(mode="json", exclude=NOT_SHAPING)
     move_shards(shards, workspace)
     join_quarantines(reports, workspace)
     write_json(workspace.out / MANIFEST, record)

@@ -40,7 +40,8 @@ def report() -> None:
                 f"{metrics['model']['name']} {reached / floor:.1f} times that"
             )
         places = [layout.folder(recipe, "model"), layout.folder(recipe, "bundle")]
-        files = [layout.metrics_file(recipe), layout.plots_folder(recipe), *places]
+        page = layout.plots_folder(f"{recipe}-data") / "index.html"
+        files = [layout.metrics_file(recipe), layout.plots_folder(recipe), page, *places]
         say(f"{recipe}: " + ", ".join(str(path) for path in files if Path(path).exists()))
     say("'dvc plots show' makes a page of the curves; 'dvc metrics show' prints all metrics")
 

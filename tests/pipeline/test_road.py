@@ -28,7 +28,8 @@ def road(request, tmp_path_factory):
         patch.chdir(folder)
         settings = [word for item in SMALL[request.param] for word in ("--set", item)]
         for stage in ("generate", "ingest", "preprocess", "train", "evaluate", "export"):
-            assert main([stage, request.param, *settings]) == 0, stage
+            given = [] if stage == "export" else settings
+            assert main([stage, request.param, *given]) == 0, stage
     return request.param, folder
 
 
