@@ -7,6 +7,7 @@ All three fit on days 0 to 7 of ten, and write features of days 0–7, 8 and 9: 
 columns (blank → 0, clipped at 0, log(1 + x), standardised) and 26 columns of codes by falling
 frequency, at most 10 million a column (the cap of NVTabular's Criteo example). Each runs in a
 process of its own; imports and a first run on a tiny log (numba compiles there) are timed apart.
+Where several sizes are given, a last table shows how time per row and memory go with them.
 A round runs all three one after the other, and ratios are taken within a round. Memory is the
 resident memory of the process and all its children, sampled while the timed part runs.
 """
@@ -42,7 +43,7 @@ def ours(settings: argparse.Namespace) -> Callable[[Path, Path], None]:
     """``merlin-pipeline ingest`` and ``preprocess``, as the command line calls them."""
     from core.cluster import ClusterSettings
     from pipeline.ingest.criteo import CriteoSourceSettings
-    from pipeline.preprocess import RankingPreprocessSettings, preprocess_ranking
+    from pipeline.preprocess_ranking import RankingPreprocessSettings, preprocess_ranking
     from pipeline.splits import SplitSettings
     from pipeline.stages.ingest import ingest
     from workflows.ranking import RankingWorkflowSettings
@@ -357,6 +358,35 @@ def report(results: list[dict[str, Any]]) -> None:
             )
 
 
+def scale(results: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """How ours goes with the rows: medians over the rounds, and the time per row against that of
+    the first size."""
+    found: list[dict[str, float]] = []
+    for measured in results:
+        runs = [each["ours"] for each in measured["rounds"]]
+        middle = {key: statistics.median(run[key] for run in runs) for key in ("s", "cpu_s")}
+        entry = {"rows": measured["rows"], **middle}
+        entry["us_a_row"] = middle["s"] / measured["rows"] * 1e6
+        entry["cpu_us_a_row"] = middle["cpu_s"] / measured["rows"] * 1e6
+        entry["peak_gib"] = max(run["peak_gib"] for run in runs)
+        first = found[0] if found else entry
+        entry["to_first"] = entry["us_a_row"] / first["us_a_row"]
+        entry["cpu_to_first"] = entry["cpu_us_a_row"] / first["cpu_us_a_row"]
+        found.append(entry)
+    return found
+
+
+def report_scale(found: list[dict[str, float]], memory_limit: str) -> None:
+    """Prints :func:`scale` as a table."""
+    from core.console import table
+
+    header = ["rows", "seconds", "µs a row", "to the first", "CPU s", "CPU µs a row"]
+    header += ["CPU to the first", f"peak GiB (limit {memory_limit})"]
+    names = ["s", "us_a_row", "to_first", "cpu_s", "cpu_us_a_row", "cpu_to_first", "peak_gib"]
+    rows = [[f"{e['rows']:,}", *(f"{e[name]:.2f}" for name in names)] for e in found]
+    table("ours by rows, medians over the rounds", header, rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000])
@@ -373,6 +403,10 @@ def main() -> None:
         return
     results = [measure_rows(rows, options) for rows in options.rows]
     report(results)
+    if len(results) > 1 and "ours" in options.only:
+        found = scale(results)
+        report_scale(found, options.memory_limit)
+        results = {"sizes": results, "scale": found}
     output = options.output or options.folder / "results.json"
     output.write_text(json.dumps(results, indent=2) + "\n")
     print(f"wrote {output}")

@@ -1,19 +1,20 @@
-"""Safe forms on disk: Parquet, JSON and safetensors, each written whole or not at all.
+"""Safe forms on disk: Parquet and JSON, each written whole or not at all; tensors: core.tensors.
 
 Nothing here can execute what it reads: no pickle in any form.
 """
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from core.errors import UserError
@@ -21,6 +22,7 @@ from core.errors import UserError
 PARTIAL = ".partial"
 MARKER = ".merlin-pipeline"
 """An empty file in every folder that a stage wrote: what it stands in may be replaced."""
+SAMPLE_ROWS, DICTIONARY_VALUES = 2048, 128
 OURS = {MARKER, "manifest.json", "plan.json", "model.json", "bundle.json", "checkpoints"}
 
 
@@ -41,6 +43,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def remove_partials(folder: str | Path) -> None:
+    """Deletes what killed processes were writing in ``folder`` with :func:`atomic_path`."""
+    for file in Path(folder).glob(f".*{PARTIAL}"):
+        if file.is_file():
+            file.unlink()
 
 
 @contextlib.contextmanager
@@ -114,6 +123,29 @@ def write_parquet(path: str | Path, table: pa.Table, **options: Any) -> None:
         pq.write_table(table, partial, **options)
 
 
+def encodings(table: pa.Table) -> dict[str, Any]:
+    """Options of :func:`write_parquet` for a table of numbers, told by a sample of its rows.
+
+    A column of few distinct values is written by a dictionary. For others its hash table is the
+    dearest part of writing and saves little: their values' first bytes, second bytes and so on
+    stand together instead, so that what is alike in them is pressed at little cost. A table with
+    lists is left to the defaults.
+    """
+    if any(pa.types.is_nested(field.type) for field in table.schema):
+        return {}
+    rows = pa.array(np.arange(0, table.num_rows, max(1, table.num_rows // SAMPLE_ROWS)))
+    split = {}
+    for name in table.column_names:
+        kind = table[name].type
+        wide = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+        if not wide or kind.bit_width < 32:
+            continue
+        if pc.count_distinct(table[name].take(rows)).as_py() > DICTIONARY_VALUES:
+            split[name] = "BYTE_STREAM_SPLIT"
+    others = [name for name in table.column_names if name not in split]
+    return {"use_dictionary": others or False, "column_encoding": split or None}
+
+
 def parquet_files(folder: str | Path) -> list[Path]:
     """The ``*.parquet`` files of a folder in name order; an absent or empty one is a UserError."""
     folder = Path(folder)
@@ -131,35 +163,3 @@ def digest(*paths: str | Path) -> str:
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
             found.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
     return found.hexdigest()
-
-
-def write_tensors(
-    path: str | Path, tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None
-) -> None:
-    """Writes named torch tensors as one safetensors file, atomically.
-
-    Tensors that share storage (tied weights) are written once each.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    with atomic_path(path) as partial:
-        try:
-            save_file(plain, partial, metadata=dict(metadata or {}))
-        except SafetensorError as error:  # how safetensors says that the disk is full
-            raise OSError(errno.ENOSPC, str(error), str(path)) from None
-
-
-def read_tensors(path: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """Reads a safetensors file: the named tensors and the file's metadata."""
-    from safetensors import SafetensorError, safe_open
-
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except SafetensorError as error:
-        raise UserError(f"{path}: not a whole safetensors file ({error})") from None

@@ -7,8 +7,12 @@ from numba import njit
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``njit`` without the interpreter's lock; kept on disk where a cache folder can be written."""
+    """``njit`` without the interpreter's lock; kept on disk where a cache folder can be written.
+
+    A division by zero gives infinity, as in NumPy: a check would keep loops from vector units.
+    """
+    options = {"nogil": True, "error_model": "numpy"}
     try:
-        return njit(nogil=True, cache=True)(function)
+        return njit(cache=True, **options)(function)
     except RuntimeError:  # neither the package's folder nor the user's cache can be written
-        return njit(nogil=True)(function)
+        return njit(**options)(function)

@@ -1,6 +1,7 @@
 """What a person reads while a stage runs: progress, tables, plain lines, errors."""
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,15 @@ _WIDTH = None if sys.stdout.isatty() else 120
 
 out = Console(highlight=False, soft_wrap=True, width=_WIDTH)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def only_the_first_speaks() -> None:
+    """Of several processes that ``torchrun`` started, all but the first show nothing."""
+    if int(os.environ.get("RANK", 0)):
+        out.quiet = err.quiet = True
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        # Advice that torch's C++ gives in each of them; read when torch is first imported.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 def say(text: str) -> None:

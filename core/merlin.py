@@ -5,8 +5,12 @@ import-time notices (no TensorFlow, no Triton, deprecated pynvml) off the user's
 gives the few names of Merlin that this project uses.
 """
 
+import contextlib
+import json
 import os
 import warnings
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 # NVTabular builds legacy Dask graphs, and its operators expect object strings rather than Arrow's.
 # Set in the environment too, so that worker processes start with the same.
@@ -18,6 +22,9 @@ os.environ.setdefault("USE_FLAX", "0")
 # No hub is ever asked: every model starts from its own configuration.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# torch reads it at its first tensor: large tensors then lie on large pages. Steps over tables of a
+# million rows, read all over, take 5 to 10% less time so.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import dask
 
@@ -32,6 +39,7 @@ with warnings.catch_warnings():
     import nvtabular
     from merlin.dag import Graph
     from merlin.dag.executors import LocalExecutor
+    from merlin.dag.ops.concat_columns import ConcatColumns
     from merlin.dag.ops.selection import SelectionOp
     from merlin.io import Dataset
     from merlin.schema import ColumnSchema, Schema, Tags
@@ -43,6 +51,7 @@ warnings.filterwarnings("ignore", message="The inner type of a container is lost
 
 __all__ = [
     "ColumnSchema",
+    "ConcatColumns",
     "Dataset",
     "Graph",
     "LocalExecutor",
@@ -50,20 +59,27 @@ __all__ = [
     "SelectionOp",
     "Tags",
     "Workflow",
+    "fbgemm",
     "nvtabular",
     "ops",
     "read_ahead_queue",
     "schema_from_json",
     "schema_to_json",
+    "shard_kernels",
     "torch_loader",
     "torch_models",
+    "torchrec",
     "transformers4rec",
 ]
 
 
 def schema_to_json(schema: Schema) -> str:
     """A Merlin schema as the JSON form of TensorFlow Metadata."""
-    return TensorflowMetadata.from_merlin_schema(schema).to_json()
+    written = json.loads(TensorflowMetadata.from_merlin_schema(schema).to_json())
+    # Tags and properties have no order of their own: each process would write other bytes.
+    for feature in written.get("feature", ()):
+        feature.get("annotation", {}).get("tag", []).sort()
+    return json.dumps(written, sort_keys=True)
 
 
 def schema_from_json(text: str) -> Schema:
@@ -93,6 +109,104 @@ def torch_models():
         warnings.simplefilter("ignore")
         import merlin.models.torch as module
     return module
+
+
+def fbgemm() -> SimpleNamespace:
+    """The names of ``fbgemm_gpu`` that fused tables need, imported when first asked for.
+
+    Raises:
+        ImportError: it is not installed, or does not fit this torch.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import fbgemm_gpu.split_table_batched_embeddings_ops_common as common
+        import fbgemm_gpu.split_table_batched_embeddings_ops_training as training
+        from fbgemm_gpu.split_embedding_configs import EmbOptimType
+    return SimpleNamespace(
+        BoundsCheckMode=common.BoundsCheckMode,
+        ComputeDevice=training.ComputeDevice,
+        EmbOptimType=EmbOptimType,
+        EmbeddingLocation=common.EmbeddingLocation,
+        PoolingMode=common.PoolingMode,
+        SplitTableBatchedEmbeddingBagsCodegen=training.SplitTableBatchedEmbeddingBagsCodegen,
+    )
+
+
+def torchrec() -> SimpleNamespace:
+    """The names of ``torchrec`` that sharded tables need, imported when first asked for.
+
+    ``AnySharder`` offers every kind of sharding whatever the device: TorchRec's own leaves row-wise
+    tables to GPUs, though their exchange works over gloo as well. What it shards has no weights
+    until :func:`shard_kernels` bring theirs.
+
+    Raises:
+        ImportError: it, or ``fbgemm_gpu`` below it, is not installed or does not fit this torch.
+    """
+    import logging
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import torchrec
+        from torchrec.distributed import model_parallel, types
+        from torchrec.distributed.embedding_lookup import GroupedPooledEmbeddingsLookup
+        from torchrec.distributed.embeddingbag import (
+            EmbeddingBagCollectionSharder,
+            ShardedEmbeddingBagCollection,
+        )
+        from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
+        from torchrec.distributed.planner.types import ParameterConstraints, PlannerError
+    # Of functions that TorchRec calls by their old names, at every step.
+    warnings.filterwarnings(
+        "ignore", message="`torch.distributed.*is deprecated", category=FutureWarning
+    )
+    # Advice on how a planner's topology should be made, and on dry runs.
+    logging.getLogger("torchrec").setLevel(logging.ERROR)
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+
+    class Sharded(ShardedEmbeddingBagCollection):
+        def reset_parameters(self) -> None:
+            pass
+
+    class AnySharder(EmbeddingBagCollectionSharder):
+        def sharding_types(self, compute_device_type: str) -> list[str]:
+            return ["table_wise", "row_wise", "column_wise"]
+
+        def shard(self, module, params, env, device=None, module_fqn=None):
+            return Sharded(module, params, env, self.fused_params, device, module_fqn=module_fqn)
+
+    return SimpleNamespace(
+        AnySharder=AnySharder,
+        DefaultDataParallelWrapper=model_parallel.DefaultDataParallelWrapper,
+        DistributedModelParallel=model_parallel.DistributedModelParallel,
+        EmbeddingBagCollection=torchrec.EmbeddingBagCollection,
+        EmbeddingBagConfig=torchrec.EmbeddingBagConfig,
+        EmbeddingShardingPlanner=EmbeddingShardingPlanner,
+        GroupedPooledEmbeddingsLookup=GroupedPooledEmbeddingsLookup,
+        KeyedJaggedTensor=torchrec.KeyedJaggedTensor,
+        ParameterConstraints=ParameterConstraints,
+        PlannerError=PlannerError,
+        ShardingEnv=types.ShardingEnv,
+        ShardingPlan=types.ShardingPlan,
+        Topology=Topology,
+    )
+
+
+@contextlib.contextmanager
+def shard_kernels(make: Callable) -> Iterator[None]:
+    """Tables that TorchRec shards inside are held by kernels of ours.
+
+    TorchRec's own know FBGEMM's optimizers only, and none of the CPU's tables.
+
+    Args:
+        make: TorchRec's ``GroupedEmbeddingConfig`` → the module that looks up its shards.
+    """
+    lookup = torchrec().GroupedPooledEmbeddingsLookup
+    before = lookup._create_embedding_kernel
+    lookup._create_embedding_kernel = lambda self, config, *rest: make(config)
+    try:
+        yield
+    finally:
+        lookup._create_embedding_kernel = before
 
 
 def transformers4rec():

@@ -7,14 +7,15 @@ together in groups of eight, in the order of the parts: a log of any length need
 few parts, and the result is the same whatever the number of workers.
 """
 
+import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from core import cluster as dask_cluster
 from core.errors import UserError
 from core.merlin import Dataset, Graph, Schema, Workflow, ops
 from workflows.executor import ColumnExecutor
-from workflows.ops.reduction import Reduction
 
 SAMPLE_ROWS = 1000
 Read = Callable[[Any, str], Any]
@@ -27,23 +28,36 @@ def fit(
     read: Read,
     split: str,
     input_schema: Schema,
+    spill_folder: str | Path | None = None,
 ) -> None:
     """Fits ``workflow`` on ``read(source, split)`` of every source; the workflow is changed.
+
+    What does not fit in memory goes to ``spill_folder``, which the workers must reach too, and
+    which may be removed once the workflow's state is saved. None: everything is kept in memory.
 
     An operator whose statistics cannot be put together from parts (one of NVTabular's own) sends
     the whole workflow through ``Workflow.fit``.
     """
-    sample = first_rows(sources, read, split)
     workflow.fit_schema(input_schema)
-    graph = workflow.graph
-    for phase in phases(graph):
-        if not all(_mergeable(node, sample) for node in phase):
+    sample = None
+    for phase in phases(workflow.graph):
+        if not all(hasattr(node.op, "absorb") for node in phase):
+            sample = first_rows(sources, read, split)
             _fit_by_graph(workflow, sources, read, split, sample, input_schema)
             return
-        statistics = _reduce(client, phase, sources, read, split)
+        for node in phase:
+            if hasattr(node.op, "spill_folder"):
+                node.op.spill_folder = spill_folder and str(spill_folder)
+        statistics, sample = _reduce(client, phase, sources, read, split)
+        if sample is None:
+            raise _nothing_left(split)
         for node, found in zip(phase, statistics, strict=True):
+            if hasattr(node.op, "settle"):
+                found = node.op.settle(found, functools.partial(dask_cluster.run, client))
             node.op.fit_finalize(found)
             node.op.fitted = True
+    if sample is None:
+        sample = first_rows(sources, read, split)
     settle_schema(workflow, sample, input_schema)
 
 
@@ -57,7 +71,11 @@ def first_rows(sources: list[Any], read: Read, split: str) -> Any:
         frame = read(source, split)
         if len(frame):
             return frame.iloc[:SAMPLE_ROWS]
-    raise UserError(
+    raise _nothing_left(split)
+
+
+def _nothing_left(split: str) -> UserError:
+    return UserError(
         f"nothing is left to fit on: the {split} split has no rows after its filters. Look at the "
         "split settings and, for sessions, at min_length, drop_repeats and min_item_support"
     )
@@ -93,39 +111,35 @@ def _inputs(node: Any, frame: Any) -> Any:
     return ColumnExecutor().transform(frame, before, additional_columns=extra)
 
 
-def _mergeable(node: Any, sample: Any) -> bool:
-    """Whether an operator's fit is a ``tree_reduce``, which takes plain frames as well."""
-    import dask.dataframe as dd
-
-    frame = _inputs(node, sample)
-    partition = dd.from_map(_only, [frame], meta=frame.iloc[:0], enforce_metadata=False)
-    return isinstance(node.op.fit(node.input_columns, partition), Reduction)
-
-
-def _only(frame: Any) -> Any:
-    return frame
-
-
-def _reduce(client: Any, phase: list[Any], sources: list[Any], read: Read, split: str) -> list[Any]:
-    """The statistics of every node of a phase over all sources, put together on the workers."""
-    found = dask_cluster.reduce(
+def _reduce(
+    client: Any, phase: list[Any], sources: list[Any], read: Read, split: str
+) -> tuple[list[Any], Any]:
+    """The statistics of every node of a phase over all sources, put together on the workers, and
+    the first rows of the first source that has any (None: none has)."""
+    found, sample = dask_cluster.reduce(
         client, "fitting", part_statistics, combine, sources, phase, read, split
     )
-    return [statistics for statistics, _ in found]
+    return [statistics for statistics, _ in found], sample
 
 
-def part_statistics(source: Any, phase: list[Any], read: Read, split: str) -> list[Any]:
-    """``[(statistics, how to put them together)]`` of each node, from one part."""
+def part_statistics(
+    source: Any, phase: list[Any], read: Read, split: str
+) -> tuple[list[tuple[Any, Any]], Any]:
+    """``(statistics, how to put them together)`` of each node from one part, and its first rows."""
     frame = read(source, split)
     found = [node.op.fit(node.input_columns, _inputs(node, frame)) for node in phase]
-    return [(partial.statistics, partial.combine) for partial in found]
+    # Taken, not cut: a slice would keep the whole part in memory.
+    first = frame.take(range(min(len(frame), SAMPLE_ROWS))) if len(frame) else None
+    return [(partial.statistics, partial.combine) for partial in found], first
 
 
-def combine(parts: list[list[Any]]) -> list[Any]:
-    """The statistics of several parts together, node by node."""
-    return [
-        (how([part[number][0] for part in parts]), how) for number, (_, how) in enumerate(parts[0])
+def combine(parts: list[tuple[list[tuple[Any, Any]], Any]]) -> tuple[list[tuple[Any, Any]], Any]:
+    """What :func:`part_statistics` gives of several parts together, node by node."""
+    nodes = [found for found, _ in parts]
+    together = [
+        (how([node[number][0] for node in nodes]), how) for number, (_, how) in enumerate(nodes[0])
     ]
+    return together, next((first for _, first in parts if first is not None), None)
 
 
 def _fit_by_graph(

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,21 @@ from pydantic import Field, field_validator
 from core import cluster as dask_cluster
 from core.artifacts import write_parquet
 from core.cluster import ClusterSettings
-from core.merlin import ColumnSchema, Schema
+from core.merlin import Workflow
 from core.settings import Settings
 from pipeline import splits
-from pipeline.preprocess import Part, begin, fit_and_apply, generated, plan_of, raw_manifest
+from pipeline.held_out import Settled, can_grow
+from pipeline.preprocess import Job, Part, origin, preprocess, schema_of
 from pipeline.sessionize import bucket_of, to_pandas
 from pipeline.splits import HELD_BACK, LEAVE_OUT_FROM, SPLITS, SplitSettings
 from workflows import interactions
 from workflows.interactions import ITEM, RATING, TIME, USER, InteractionsWorkflowSettings
 
+RECIPE = "interactions"
 ORDER = "_order"
+BEFORE, TRAINED = "_before", "_trained"
+"""For leave_one_out: ratings of the user that train and are not among the rows, if the user has
+such; whether the row is one that trains already."""
 
 
 class InteractionsPreprocessSettings(Settings):
@@ -57,44 +63,87 @@ def preprocess_interactions(
         The manifest that was written to ``output/manifest.json``.
     """
     settings = settings or InteractionsPreprocessSettings()
-    raw, output = Path(raw), Path(output)
-    manifest = raw_manifest(raw)
-    begin(output, plan_of(settings, manifest))
-    scratch = output / "events"
+    return preprocess(RECIPE, prepare, raw, output, settings, cluster)
+
+
+def prepare(
+    client: Any,
+    raw: Path,
+    manifest: dict[str, Any],
+    settings: InteractionsPreprocessSettings,
+    scratch: Path,
+    settled: Settled | None = None,
+) -> Job:
+    """Brings the ratings of each user together; see :data:`pipeline.preprocess.Prepare`."""
+    shards = rating_shards(raw, manifest, settled)
+    buckets = max(1, -(-sum(shard["rows"] for shard in shards) // settings.rows_per_part))
     shutil.rmtree(scratch, ignore_errors=True)
-    with dask_cluster.start(cluster or ClusterSettings()) as client:
-        shards, buckets = _numbered(raw, manifest, settings.rows_per_part)
-        dask_cluster.run(client, "bringing users together", deal, shards, scratch, buckets)
-        found = dask_cluster.run(client, "sorting ratings", sort_bucket, range(buckets), scratch)
-        filled = [bucket for bucket in range(buckets) if len(found[bucket])]
-        bounds: dict[str, int] | None = None
-        if settings.split.kind != "leave_one_out":
-            bounds = splits.time_bounds(settings.split, np.concatenate(found))
-        reader = RatingReader(scratch, bounds)
-        parts = [Part(split, bucket, bucket) for split in SPLITS for bucket in filled]
-        sample = reader(filled[0], "train")
-        schema = Schema([ColumnSchema(name, dtype=sample[name].dtype) for name in sample.columns])
-        workflow = interactions.build(settings.workflow)
-        about = {"unit": "rows", "generated": generated(manifest)}
-        done = fit_and_apply(client, workflow, parts, reader, schema, output, about)
-    shutil.rmtree(scratch)
-    return done
+    dask_cluster.run(client, "bringing users together", deal, shards, scratch, buckets)
+    found = dask_cluster.run(client, "sorting ratings", sort_bucket, range(buckets), scratch)
+    present = [bucket for bucket in range(buckets) if len(found[bucket])]
+    times = np.concatenate(found)
+    bounds = time_bounds(settings.split, times, settled.record if settled else None)
+    reader = RatingReader(scratch, bounds)
+
+    def keep(folder: Path) -> dict[str, Any]:
+        trains = 0 if bounds is None else int((times < bounds["valid_start"]).sum())
+        before = settled.record["settled"] if settled else 0
+        kept = dask_cluster.run(
+            client, "keeping what is held out", hold_out, present, scratch, bounds, folder
+        )
+        files = [{"file": name, "rows": rows} for name, rows in kept if rows]
+        return {"settled": before + trains, "bounds": bounds, "files": files}
+
+    return Job(
+        parts=[Part(split, bucket, bucket) for split in SPLITS for bucket in present],
+        read=reader,
+        workflow=partial(workflow, settings, list(manifest["columns"])),
+        schema=schema_of(reader(present[0], "train")),
+        about={"unit": "rows", **origin(manifest), "bounds": bounds},
+        hold_out=keep if can_grow(settings.split) else None,
+    )
 
 
-def _numbered(
-    raw: Path, manifest: dict[str, Any], rows_per_part: int
-) -> tuple[list[dict[str, Any]], int]:
-    shards, at = [], 0
-    for number, shard in enumerate(manifest["shards"]):
-        shards.append({"path": str(raw / shard["file"]), "number": number, "first_row": at})
-        at += shard["rows"]
-    return shards, max(1, -(-at // rows_per_part))
+def workflow(settings: InteractionsPreprocessSettings, columns: list[str]) -> Workflow:
+    """The unfitted workflow for a raw log that has ``columns``."""
+    return interactions.build(settings.workflow)
+
+
+def rating_shards(
+    raw: Path, manifest: dict[str, Any], settled: Settled | None
+) -> list[dict[str, Any]]:
+    """The files of ratings to deal, those that were held back first."""
+    listed = []
+    if settled is not None:
+        for entry in settled.record["files"]:
+            listed.append({"path": str(settled.path(entry["file"])), "rows": entry["rows"]})
+    for entry in manifest["shards"]:
+        listed.append({"path": str(raw / entry["file"]), "rows": entry["rows"]})
+    first_row = 0
+    for number, shard in enumerate(listed):
+        shard |= {"number": number, "first_row": first_row}
+        first_row += shard["rows"]
+    return listed
+
+
+def time_bounds(
+    split: SplitSettings, times: np.ndarray, before: Mapping[str, Any] | None
+) -> dict[str, int] | None:
+    """Where time cuts the ratings; None for leave_one_out, which each user's last ones cut."""
+    if split.kind == "leave_one_out":
+        return None
+    bounds = splits.time_bounds(split, times, before["settled"] if before else 0)
+    return splits.not_before(bounds, before["bounds"] if before else None)
 
 
 def deal(shard: Mapping[str, Any], folder: Path, buckets: int) -> None:
     """Writes the ratings of one raw shard to ``folder/<bucket>/<shard>.parquet``, by user."""
-    events = pl.read_parquet(shard["path"], columns=[USER, ITEM, RATING, TIME])
+    events = pl.read_parquet(shard["path"])
     rows = np.arange(shard["first_row"], shard["first_row"] + len(events))
+    if BEFORE not in events.columns:
+        nothing = {BEFORE: pl.lit(0, pl.Int64), TRAINED: pl.lit(False)}
+        events = events.with_columns(**nothing)
+    events = events.select(USER, ITEM, RATING, TIME, BEFORE, TRAINED)
     events = events.with_columns(pl.Series(ORDER, rows, pl.Int64))
     where = bucket_of(events[USER], buckets)
     for bucket in np.unique(where):
@@ -109,12 +158,36 @@ def sort_bucket(bucket: int, folder: Path) -> np.ndarray:
         return np.empty(0, np.int64)
     events = pl.concat([pl.read_parquet(piece) for piece in pieces])
     events = events.sort(USER, TIME, ORDER).drop(ORDER)
+    events = events.with_columns(pl.col(BEFORE).max().over(USER))
     write_parquet(_sorted_file(bucket, folder), events.to_arrow())
     return events[TIME].dt.timestamp("ms").to_numpy()
 
 
 def _sorted_file(bucket: int, folder: Path) -> Path:
     return folder / f"events-{bucket:04d}.parquet"
+
+
+def hold_out(
+    bucket: int, folder: Path, bounds: dict[str, int] | None, output: Path
+) -> tuple[str, int]:
+    """Writes the ratings of a bucket that growing needs: those that do not train, and where each
+    user's last ones are left out all of the users that have too few."""
+    events = pl.read_parquet(_sorted_file(bucket, folder))
+    if bounds is not None:
+        kept = events.filter(pl.col(TIME).dt.timestamp("ms") >= bounds["valid_start"])
+    else:
+        long_enough, trains = _long_enough(), left_out("train")
+        trained = pl.when(long_enough).then(_length() - HELD_BACK["train"]).otherwise(0)
+        marked = events.with_columns(
+            trained.alias(BEFORE),
+            (pl.col(TRAINED) | ~long_enough).alias(TRAINED),
+            (~long_enough | ~trains).alias("kept"),
+        )
+        kept = marked.filter("kept").drop("kept")
+    path = _sorted_file(bucket, output)
+    if len(kept):
+        write_parquet(path, kept.to_arrow())
+    return path.name, len(kept)
 
 
 @dataclass(frozen=True)
@@ -128,17 +201,25 @@ class RatingReader:
     def __call__(self, bucket: int, split: str) -> pd.DataFrame:
         events = pl.read_parquet(_sorted_file(bucket, self.events))
         chosen = left_out(split) if self.bounds is None else in_time(split, self.bounds)
-        return interactions.as_frame(to_pandas(events.filter(chosen).to_arrow()), split)
+        events = events.filter(chosen & ~pl.col(TRAINED)).drop(BEFORE, TRAINED)
+        return interactions.as_frame(to_pandas(events.to_arrow()), split)
+
+
+def _length() -> pl.Expr:
+    """Ratings of the row's user, those that train and are not among the rows too."""
+    return pl.len().over(USER) + pl.col(BEFORE)
+
+
+def _long_enough() -> pl.Expr:
+    return _length() >= LEAVE_OUT_FROM
 
 
 def left_out(split: str) -> pl.Expr:
     """The ratings of ``split`` where each user's last one tests and the one before validates."""
-    length = pl.len().over(USER)
-    from_end = length - pl.int_range(pl.len()).over(USER)
-    long_enough = length >= LEAVE_OUT_FROM
+    from_end = pl.len().over(USER) - pl.int_range(pl.len()).over(USER)
     if split == "train":
-        return ~long_enough | (from_end > HELD_BACK[split])
-    return long_enough & (from_end == HELD_BACK[split] + 1)
+        return ~_long_enough() | (from_end > HELD_BACK[split])
+    return _long_enough() & (from_end == HELD_BACK[split] + 1)
 
 
 def in_time(split: str, bounds: Mapping[str, int]) -> pl.Expr:

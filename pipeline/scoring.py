@@ -13,14 +13,13 @@ from core.artifacts import atomic_path, read_json, write_parquet
 from core.console import progress, say
 from core.errors import UserError
 from core.merlin import Workflow
-from pipeline import preprocess, sessionize
+from pipeline import preprocess_ranking, sessionize
 from pipeline.params import settings_class
 from pipeline.stages.export import BUNDLE_FILE
-from pipeline.stages.ingest import ingest
+from pipeline.stages.ingest import ingest, set_aside
 from pipeline.stages.train import load_model, read_schema
 from workflows import ranking as ranking_workflow
 from workflows import sessions as sessions_workflow
-from workflows.ops.categorify import FIRST_VALUE
 from workflows.state import load_state, saved_schema, stat_operators
 
 ROWS_AT_ONCE = 100_000
@@ -87,11 +86,11 @@ def score(bundle: str | Path, input: str | Path, output: str | Path) -> pl.DataF
     loaded.require("ranking", "score")
     workflow = loaded.workflow()
     with tempfile.TemporaryDirectory() as scratch:
-        manifest = ingest("ranking", loaded.source, input, Path(scratch) / "raw")
+        manifest = ingest("ranking", loaded.source, input, Path(scratch) / "raw", quiet=True)
         frames = list(_probabilities(loaded, workflow, Path(scratch) / "raw", manifest))
     scored = pl.DataFrame({"probability": np.concatenate(frames)}).with_row_index("row")
     write_table(scored, output)
-    say(f"score: {len(scored):,} rows → {output}")
+    say(f"score: {', '.join([f'{len(scored):,} rows', *set_aside(manifest)])} → {output}")
     return scored
 
 
@@ -105,7 +104,8 @@ def _probabilities(
             for first in range(0, shard["rows"], ROWS_AT_ONCE):
                 last = min(shard["rows"], first + ROWS_AT_ONCE)
                 path = str(raw / shard["file"])
-                frame = workflow.transform(preprocess.read_rows((path, first, last), "test"))
+                rows = preprocess_ranking.read_rows((path, first, last), "test")
+                frame = workflow.transform(rows)
                 names = loaded.model.input_names
                 inputs = {name: torch.from_numpy(frame[name].to_numpy()) for name in names}
                 with torch.inference_mode():
@@ -129,11 +129,12 @@ def recommend(
     loaded = Bundle(bundle)
     loaded.require("sessions", "recommend")
     workflow = loaded.workflow()
-    items = stat_operators(workflow)[0].vocabulary["item_id"]
+    encoder = next(op for op in stat_operators(workflow) if "item_id" in _coded(op))
+    items, first_code = encoder.vocabulary["item_id"], encoder.first_value("item_id")
     k = min(k, len(items))
     with tempfile.TemporaryDirectory() as scratch:
         source = needed_columns(loaded.source, workflow)
-        manifest = ingest("sessions", source, input, Path(scratch) / "raw")
+        manifest = ingest("sessions", source, input, Path(scratch) / "raw", quiet=True)
         events = _events(Path(scratch) / "raw", manifest, workflow)
     sessions = workflow.transform(events)
     found = []
@@ -146,7 +147,7 @@ def recommend(
                     {
                         "session_id": np.repeat(chunk["session_id"].to_numpy(), k),
                         "rank": np.tile(np.arange(1, k + 1), len(chunk)),
-                        "item_id": pl.Series(items.take(codes.ravel() - FIRST_VALUE)),
+                        "item_id": pl.Series(items.take(codes.ravel() - first_code)),
                         "score": scores.ravel(),
                     }
                 )
@@ -154,8 +155,13 @@ def recommend(
             advance(len(chunk))
     recommended = pl.concat(found)
     write_table(recommended, output)
-    say(f"recommend: {len(sessions):,} sessions, {k} items each → {output}")
+    told = [f"{len(sessions):,} sessions", f"{k} items each", *set_aside(manifest)]
+    say(f"recommend: {', '.join(told)} → {output}")
     return recommended
+
+
+def _coded(operator: Any) -> dict[str, Any]:
+    return getattr(operator, "vocabulary", {})
 
 
 def needed_columns(source: Any, workflow: Workflow) -> Any:

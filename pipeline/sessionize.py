@@ -5,6 +5,7 @@ Events are dealt to buckets by a hash of their session id, each bucket is sorted
 and input order, and a bucket fits in memory whatever the size of the log.
 """
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import polars as pl
 import pyarrow as pa
 from pydantic import Field, model_validator
 
+from core import cluster as dask_cluster
 from core.artifacts import write_parquet
 from core.settings import Settings
 from pipeline.splits import HELD_BACK, LEAVE_OUT_FROM
@@ -58,13 +60,26 @@ def bucket_of(sessions: pl.Series, buckets: int) -> np.ndarray:
     return (hashed % np.uint64(buckets)).astype(np.int32)
 
 
+def bring_together(
+    client: Any, shards: list[dict[str, Any]], folder: Path, buckets: int
+) -> list[np.ndarray]:
+    """Deals and sorts the events of ``shards``; gives the sessions of each bucket, as
+    :func:`sort_bucket` does."""
+    shutil.rmtree(folder, ignore_errors=True)
+    dask_cluster.run(client, "bringing sessions together", deal, shards, folder, buckets)
+    return dask_cluster.run(client, "sorting sessions", sort_bucket, range(buckets), folder)
+
+
 def deal(shard: Mapping[str, Any], folder: Path, buckets: int) -> None:
     """Writes the events of one raw shard to ``folder/<bucket>/<shard>.parquet``.
 
-    ``shard``: ``path``, ``number``, ``first_row`` (its place in the log) and ``group`` (0, or 1
-    for a file that tests as a whole: its sessions are never joined with the others').
+    ``shard``: ``path``, ``number``, ``first_row`` (its place in the log), ``group`` (0, or 1 for a
+    file that tests as a whole: its sessions are never joined with the others') and ``shift``,
+    which is added to its session ids.
     """
     events = pl.read_parquet(shard["path"], use_statistics=False)
+    if shard["shift"]:
+        events = events.with_columns(pl.col(SESSION) + shard["shift"])
     rows = np.arange(shard["first_row"], shard["first_row"] + len(events))
     events = events.with_columns(
         pl.Series(ORDER, rows, pl.Int64), pl.lit(shard["group"], pl.Int8).alias(GROUP)
@@ -134,12 +149,25 @@ def repeats() -> pl.Expr:
     return same_session & pl.col(ITEM).eq_missing(pl.col(ITEM).shift(1))
 
 
+def hold_out(bucket: int, folder: Path, bounds: Mapping[str, Any], output: Path) -> tuple[str, int]:
+    """Writes the raw events of a bucket's sessions that do not train; returns its name and rows.
+
+    Nothing where ``bounds`` cut each session's end.
+    """
+    path = events_file(bucket, output)
+    if bounds.get("leave_one_out"):
+        return path.name, 0
+    events = pl.read_parquet(events_file(bucket, folder))
+    kept = events.filter(pl.col(START) >= bounds["valid_start"]).drop(GROUP, START)
+    if len(kept):
+        write_parquet(path, kept.to_arrow())
+    return path.name, len(kept)
+
+
 def item_counts(bucket: int, folder: Path, bounds: Mapping[str, Any]) -> pl.DataFrame:
     """Events of each item in the training sessions of one bucket: ``item_id``, ``len``."""
-    path = events_file(bucket, folder)
-    if not path.exists():
-        return pl.DataFrame({ITEM: [], "len": []}, schema={ITEM: pl.Int64, "len": pl.UInt32})
-    return events_of(pl.read_parquet(path), "train", bounds).group_by(ITEM).len()
+    events = pl.read_parquet(events_file(bucket, folder))
+    return events_of(events, "train", bounds).group_by(ITEM).len()
 
 
 def read_sessions(

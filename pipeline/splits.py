@@ -150,7 +150,7 @@ def _checked(
     return ranges
 
 
-def start_bounds(settings: SplitSettings, starts: np.ndarray) -> tuple[int, int]:
+def start_bounds(settings: SplitSettings, starts: np.ndarray, settled: int = 0) -> tuple[int, int]:
     """Times that cut sessions: before the first train, before the second valid, then test.
 
     Sessions of one start time stay on one side, so the cut does not depend on any order among
@@ -158,12 +158,13 @@ def start_bounds(settings: SplitSettings, starts: np.ndarray) -> tuple[int, int]
 
     Args:
         starts: start of every session, milliseconds since 1970 UTC, shape ``(sessions,)``.
+        settled: further sessions, all earlier, that train already and stay there.
     """
     starts = np.sort(starts)
     day = DAY
     end = int(starts[-1]) + 1
     if settings.kind == "fraction":
-        cut = round(len(starts) * (1 - settings.test))
+        cut = max(0, round((settled + len(starts)) * (1 - settings.test)) - settled)
         test_start = int(starts[cut]) if cut < len(starts) else end
     elif settings.kind == "days":
         test_start = (int(starts[-1]) // day - settings.test_days + 1) * day
@@ -173,15 +174,15 @@ def start_bounds(settings: SplitSettings, starts: np.ndarray) -> tuple[int, int]
         return first, int(last_day[len(last_day) // 2])
     else:
         raise ValueError(f"kind '{settings.kind}' has no two bounds in time")
-    return valid_bound(settings, starts[starts < test_start]), test_start
+    return valid_bound(settings, starts[starts < test_start], settled), test_start
 
 
-def time_bounds(settings: SplitSettings, starts: np.ndarray) -> dict[str, int]:
+def time_bounds(settings: SplitSettings, starts: np.ndarray, settled: int = 0) -> dict[str, int]:
     """``valid_start`` and ``test_start`` as of :func:`start_bounds`; for kind: window also
     ``start`` and ``end``, outside of which nothing is used. Milliseconds since 1970 UTC; days
     begin at midnight UTC, and days without any start count."""
     if settings.kind != "window":
-        valid_start, test_start = start_bounds(settings, starts)
+        valid_start, test_start = start_bounds(settings, starts, settled)
         return {"valid_start": valid_start, "test_start": test_start}
     first = int(starts.min()) // DAY
     opening, day = window_days(settings, int(starts.max()) // DAY - first + 1)
@@ -191,9 +192,37 @@ def time_bounds(settings: SplitSettings, starts: np.ndarray) -> dict[str, int]:
     return {**bounds, "valid_start": valid_bound(settings, before)}
 
 
-def valid_bound(settings: SplitSettings, starts: np.ndarray) -> int:
+def valid_bound(settings: SplitSettings, starts: np.ndarray, settled: int = 0) -> int:
     """The time from which the sessions before the test part validate."""
     if len(starts) == 0:
         return 0
     starts = np.sort(starts)
-    return int(starts[min(len(starts) - 1, round(len(starts) * (1 - settings.valid)))])
+    cut = round((settled + len(starts)) * (1 - settings.valid)) - settled
+    return int(starts[min(len(starts) - 1, max(0, cut))])
+
+
+def not_before(bounds: dict[str, int], settled: dict[str, int] | None) -> dict[str, int]:
+    """``bounds`` moved on to where those of the features that grow stand: what trains already
+    cannot be held out, and what is held out must be later than it."""
+    if settled is None:
+        return bounds
+    least = settled["valid_start"]
+    moved = {name: max(least, bounds[name]) for name in ("valid_start", "test_start")}
+    return {**bounds, **moved}
+
+
+def ranges_after(
+    ranges: dict[str, tuple[int, int]], settled: int, settings: SplitSettings
+) -> dict[str, tuple[int, int]]:
+    """``ranges`` of a log of which the first ``settled`` rows train already.
+
+    Raises:
+        UserError: nothing would be left that validates.
+    """
+    valid, test = max(settled, ranges["valid"][0]), ranges["test"][0]
+    if test <= valid:
+        raise UserError(
+            f"split.kind '{settings.kind}': of the rows that would validate, all train already "
+            f"({settled:,} do); hold out no more than before, or add more rows"
+        )
+    return {"train": (settled, valid), "valid": (valid, test), "test": ranges["test"]}

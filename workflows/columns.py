@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_serializer, model_validator
 
 from core.merlin import Tags, ops
 from core.settings import Settings
@@ -22,7 +22,7 @@ from workflows.ops import (
     Normalize,
     NormalizeMinMax,
 )
-from workflows.ops.fill_clip import Clip, FillMissing
+from workflows.ops.fill_clip import Clip, FillMissing, LogOp
 
 Kind = Literal["categorical", "continuous"]
 CATEGORICAL_OPTIONS = ("freq_threshold", "max_size", "num_buckets")
@@ -57,6 +57,11 @@ class ColumnSettings(Settings):
         if any(b <= a for a, b in itertools.pairwise(value)):
             raise ValueError("bucketize takes boundaries that rise")
         return value
+
+    @model_serializer(mode="wrap")
+    def _given_alone(self, whole: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        # What was not given must not read as an explicit null when settings come back from a file.
+        return {name: v for name, v in whole(self).items() if name in self.model_fields_set}
 
     @model_validator(mode="after")
     def _clips(self) -> "ColumnSettings":
@@ -209,7 +214,7 @@ def scaled(names: list[str], filled: Any, how: ColumnSettings) -> Any:
     if how.clip_min is not None or how.clip_max is not None:
         branch = branch >> Clip(how.clip_min, how.clip_max)
     if how.transform == "log":
-        branch = branch >> ops.LogOp()
+        branch = branch >> LogOp()
     if how.scale == "minmax":
         return branch >> NormalizeMinMax()
     if how.scale == "standard":

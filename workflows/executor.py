@@ -4,7 +4,9 @@ from typing import Any
 
 import pandas as pd
 
-from core.merlin import LocalExecutor, SelectionOp, Workflow
+from core.merlin import ConcatColumns, LocalExecutor, SelectionOp, Workflow
+
+SELECTING = (SelectionOp, ConcatColumns)
 
 
 class ColumnExecutor(LocalExecutor):
@@ -35,7 +37,7 @@ class ColumnExecutor(LocalExecutor):
         return joined(*upstream_outputs)
 
     def _run_node_transform(self, node, input_data, capture_dtypes=False, strict=False):
-        if isinstance(node.op, SelectionOp) and isinstance(input_data, pd.DataFrame):
+        if isinstance(node.op, SELECTING) and isinstance(input_data, pd.DataFrame):
             names = node.input_columns.resolve(node.input_schema).names
             selected = joined(input_data, names=names)
             if capture_dtypes:

@@ -27,6 +27,8 @@ from workflows.ops import AsFloat, CountEncoding, TargetEncoding
 LABEL = "label"
 DENSE = [f"I{i}" for i in range(1, 14)]
 CATEGORICAL = [f"C{i}" for i in range(1, 27)]
+RAW_TYPES: dict[str, Any] = {LABEL: np.int8} | dict.fromkeys(DENSE + CATEGORICAL, np.float64)
+"""The columns of the raw Parquet, and NumPy's types for them."""
 TRAINING = "training"
 """Says of a raw row whether it trains: only such a row is encoded out of its fold."""
 KINDS: dict[str, Kind] = dict.fromkeys(DENSE, "continuous") | dict.fromkeys(
@@ -153,12 +155,8 @@ def raw_schema() -> Schema:
     )
 
 
-def empty_frame() -> pd.DataFrame:
-    """A frame of no rows with the columns and types of the raw Parquet."""
-    types = {LABEL: np.int8} | dict.fromkeys(DENSE + CATEGORICAL, np.float64)
-    return pd.DataFrame({name: pd.Series(dtype=dtype) for name, dtype in types.items()})
-
-
 def for_split(frame: pd.DataFrame, split: str) -> pd.DataFrame:
     """``frame`` with the column that says whether its rows train."""
-    return frame.assign(**{TRAINING: np.int8(split == "train")})
+    marked = frame.copy(deep=False)
+    marked[TRAINING] = np.int8(split == "train")
+    return marked

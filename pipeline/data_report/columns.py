@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from pipeline.data_report.drift import CategoryBins, QuantileBins, population_stability_index
 from pipeline.data_report.settings import DataReportSettings
-from pipeline.data_report.shards import Chunk, RawLog
+from pipeline.data_report.shards import Chunk, RawLog, Rows
 from pipeline.data_report.vocabulary import Vocabulary
 
 SAMPLE = 1_000_000
@@ -75,8 +75,8 @@ def scan_column(
         if isinstance(bins, QuantileBins):
             present = chunk.values.cast(pl.Float64).to_numpy()[~missing]
             scan.moments.add(present)
-        for split, (first, last) in chunk.splits.items():
-            _scan_split(scan, chunk, split, slice(first, last), missing, vocabulary)
+        for split, here in chunk.splits.items():
+            _scan_split(scan, chunk, split, here, missing, vocabulary)
     return scan
 
 
@@ -84,14 +84,13 @@ def _scan_split(
     scan: Scan,
     chunk: Chunk,
     split: str,
-    here: slice,
+    here: Rows,
     missing: np.ndarray,
     vocabulary: Vocabulary | None,
 ) -> None:
-    rows = here.stop - here.start
-    scan.split_rows[split] = scan.split_rows.get(split, 0) + rows
-    absent = int(missing[here].sum())
-    scan.split_missing[split] = scan.split_missing.get(split, 0) + absent
+    absent = missing[here]
+    scan.split_rows[split] = scan.split_rows.get(split, 0) + len(absent)
+    scan.split_missing[split] = scan.split_missing.get(split, 0) + int(absent.sum())
     if vocabulary is not None and split != "train":
         unseen = vocabulary.unseen(chunk.values[here].drop_nulls().to_arrow())
         scan.split_unseen[split] = scan.split_unseen.get(split, 0) + unseen

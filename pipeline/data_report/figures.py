@@ -72,15 +72,19 @@ def days(report: Report) -> Figure:
 
 
 def missing(report: Report) -> Figure:
-    """Share of missing values of each column."""
+    """Share of missing values of each column, and of each split where they differ."""
     columns = report["columns"]
 
     def draw(axes: Any) -> None:
         values = [column["missing"] for column in columns]
         _lines(axes, [column["column"] for column in columns])
-        axes.barh(range(len(values)), values, color=BLUE, height=0.65)
+        axes.barh(range(len(values)), values, color=GRID, height=0.65)
         for at, value in enumerate(values):
-            axes.text(value + 0.01, at, _share(value), va="center", fontsize=8, color=MUTED)
+            by_split = columns[at].get("missing_by_split", {})
+            for split, share in by_split.items():
+                axes.plot(share, at, "|", color=SPLIT_COLOURS[split], markersize=9)
+            right = max(value, *by_split.values()) if by_split else value
+            axes.text(right + 0.01, at, _share(value), va="center", fontsize=8, color=MUTED)
         axes.set_xlim(0, 1.08)
         _percent(axes)
 

@@ -28,7 +28,11 @@ def page(report: dict[str, Any]) -> str:
     title = f"Data of the {report['recipe']} recipe"
     parts = [f"<h1>{title}</h1>", _headline(report)]
     parts += _section("Days", "Rows of the raw log by day.", figures.days(report))
-    parts += _section("Missing", "Rows whose value is missing.", figures.missing(report))
+    parts += _section(
+        "Missing",
+        "Rows whose value is missing; ticks: in train (grey), valid (blue) and test (orange).",
+        figures.missing(report),
+    )
     if any("cardinality" in column for column in report["columns"]):
         parts += _section(
             "Vocabularies",

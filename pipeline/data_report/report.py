@@ -1,6 +1,6 @@
 """The data report of one recipe: every column of the raw log, its features and its fitted state."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,31 +12,32 @@ from core.cluster import cores
 from core.console import progress
 from core.errors import UserError
 from pipeline.data_report.columns import describe_column
+from pipeline.data_report.logs import raw_logs, read_log
 from pipeline.data_report.settings import DataReportSettings
-from pipeline.data_report.shards import RawLog, ranking_log, sessions_log
+from pipeline.data_report.shards import RawLog
 from pipeline.data_report.vocabulary import read_vocabulary
-from pipeline.preprocess import MANIFEST, PLAN, STATE, in_split_order, raw_manifest
-from pipeline.splits import SplitSettings
+from pipeline.preprocess import MANIFEST, STATE
 
 LABEL = "label"
 AT_ONCE = 4
 """Columns described at a time, at most: memory is that of as many vocabularies and shards."""
 NOT_DESCRIBED = {LABEL, "day", "session_id", "user_id", "timestamp"}
-"""What a row is of rather than what it says; counting sessions' ids would take their memory."""
+"""What a row is of rather than what it says; counting sessions' ids would take their memory.
+A user that has codes is described."""
 
 
 def data_report(
     recipe: str,
-    raw: str | Path,
+    raw: str | Path | Iterable[str | Path],
     features: str | Path,
     settings: DataReportSettings | None = None,
 ) -> dict[str, Any]:
     """What the raw log in ``raw`` and the features made of it hold.
 
     Args:
-        recipe: ``ranking`` or ``sessions``.
-        raw: a folder that ingest wrote.
-        features: the folder that preprocess made of it.
+        recipe: ``ranking``, ``sessions`` or ``interactions``.
+        raw: the folder that ingest wrote; of features that grew all of them, in that order.
+        features: the folder that preprocess made of them.
 
     Returns:
         Plain JSON. Shares are of rows, unless said otherwise, between 0 and 1:
@@ -46,22 +47,26 @@ def data_report(
         - ``columns``: for each ``missing`` (also by split and day), ``psi_by_day`` against the
           first training day; of categorical ones ``cardinality`` (distinct training values),
           ``kept`` and ``dropped`` (with and without a code), ``dropped_share`` (of the training
-          rows), ``unseen`` (rows of a split whose value no training row has), ``unknown`` (values
-          of a split without a code of their own, as the features hold them) and ``top``; of the
-          others mean, std, min and max.
+          rows), ``unseen`` (rows of a split, those not missing, whose value no training row has),
+          ``unknown`` (values of a split without a code of their own, as the features hold them)
+          and ``top``; of the others mean, std, min and max.
+
+        The rows of a split are those before any filter: in a clickstream the events of its
+        sessions, or with leave_one_out those that it was cut for.
 
     Raises:
         UserError: a folder is not the output of its stage, or they do not belong together.
     """
     settings = settings or DataReportSettings()
-    raw, features = Path(raw), Path(features)
-    manifest = raw_manifest(raw)
+    features = Path(features)
     if not (features / MANIFEST).is_file():
         raise UserError(f"{features}: no {MANIFEST} there; run 'merlin-pipeline preprocess' first")
     made = read_json(features / MANIFEST)
-    log = _log(recipe, raw, manifest, features, made)
+    raw = [raw] if isinstance(raw, str | Path) else list(raw)
+    logs = raw_logs([Path(folder) for folder in raw], features)
+    log = read_log(recipe, logs, features, made)
     reference = _first_training_day(log)
-    kinds = column_kinds(manifest["columns"], made["cardinality"])
+    kinds = column_kinds(logs[0].manifest["columns"], made["cardinality"])
     with progress("inspect", total=len(kinds), unit="columns") as advance:
 
         def describe(column: tuple[str, str]) -> dict[str, Any]:
@@ -76,25 +81,13 @@ def data_report(
                 entry |= _unknown(entry["column"], made)
                 columns.append(as_in_log(recipe, entry))
                 advance()
-    return _report(recipe, log, manifest, made, columns, reference)
-
-
-def _log(
-    recipe: str, raw: Path, manifest: dict[str, Any], features: Path, made: dict[str, Any]
-) -> RawLog:
-    if recipe == "sessions":
-        return sessions_log(raw, manifest)
-    split = SplitSettings.model_validate(read_json(features / PLAN)["settings"]["split"])
-    shards = in_split_order(manifest, split)
-    ranges = {name: (first, last) for name, (first, last) in made["ranges"].items()}
-    if max(last for _, last in ranges.values()) > sum(shard["rows"] for shard in shards):
-        raise UserError(f"{features}: made from another log than {raw}; run preprocess again")
-    return ranking_log(raw, manifest, shards, ranges)
+    quarantined = sum(one.manifest.get("rows_quarantined", 0) for one in logs)
+    return _report(recipe, log, quarantined, made, columns, reference)
 
 
 def _first_training_day(log: RawLog) -> int:
     """Where drift is measured from: the day of the first row that trains."""
-    return 0 if log.by_date else int(log.shards[0]["source_index"])
+    return 0 if log.by_date else log.shards[0].day
 
 
 def column_kinds(columns: Mapping[str, str], coded: Mapping[str, int]) -> dict[str, str]:
@@ -105,7 +98,9 @@ def column_kinds(columns: Mapping[str, str], coded: Mapping[str, int]) -> dict[s
     """
     kinds = {}
     for name, type in columns.items():
-        if name in NOT_DESCRIBED or type.startswith("list"):
+        if (name in NOT_DESCRIBED and name not in coded) or type.startswith(
+            ("list", "large_list", "fixed_size_list")
+        ):
             continue
         categorical = name in coded or type in ("int64", "string", "large_string")
         kinds[name] = "categorical" if categorical else "continuous"
@@ -133,7 +128,7 @@ def as_in_log(recipe: str, entry: dict[str, Any]) -> dict[str, Any]:
 def _report(
     recipe: str,
     log: RawLog,
-    manifest: dict[str, Any],
+    quarantined: int,
     made: dict[str, Any],
     columns: list[dict[str, Any]],
     reference: int,
@@ -141,8 +136,8 @@ def _report(
     unit = made["unit"]
     return {
         "recipe": recipe,
-        "rows": sum(shard["rows"] for shard in log.shards),
-        "quarantined": manifest.get("rows_quarantined", 0),
+        "rows": sum(shard.rows for shard in log.shards),
+        "quarantined": quarantined,
         "days": len(log.days),
         "unit": unit,
         "splits": {split: found[unit] for split, found in made["splits"].items()},

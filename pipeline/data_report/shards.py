@@ -8,31 +8,46 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from pipeline.splits import DAY, SPLITS
+
 TIME = "timestamp"
-DAY_MS = 86_400_000
+Rows = slice | np.ndarray
+"""Some rows of a shard: a range, or positions."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One raw file. ``day``: of all its rows, in a click log; ``log``: which of the raw logs it is
+    of, from 0; ``tests``: whether its input file tests as a whole."""
+
+    path: Path
+    rows: int
+    day: int = 0
+    log: int = 0
+    tests: bool = False
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """One shard's rows of a column. ``splits``: first and last-plus-one row of each split here."""
+    """One shard's rows of a column, the day of each, and which of them each split has."""
 
     values: pl.Series
     days: np.ndarray
-    splits: Mapping[str, tuple[int, int]]
+    splits: Mapping[str, Rows]
 
 
 @dataclass(frozen=True)
 class RawLog:
     """Shards in the order of the splits.
 
-    ``days``: name of each day in order. In a ranking log a day is an input file; in a sessions log
-    it is a date (UTC), and ``first_date`` numbers the first.
+    ``days``: name of each day in order. In a click log a day is an input file; elsewhere it is a
+    date (UTC), and ``first_date`` numbers the first. ``splits``: of each shard, either the rows of
+    each split, or for each row the number of its split (-1: none), shape ``(rows,)``.
     """
 
-    folder: Path
-    shards: list[dict[str, Any]]
+    shards: list[Shard]
     days: list[str]
-    ranges: Mapping[str, tuple[int, int]]
+    splits: list[Mapping[str, slice] | np.ndarray]
     first_date: int | None = None
 
     @property
@@ -44,47 +59,54 @@ class RawLog:
 
         ``day``: shards that cannot hold rows of this day are left out.
         """
-        at = 0
-        for shard in self.shards:
-            if day is not None and not self.by_date and shard["source_index"] != day:
-                at += shard["rows"]
+        for shard, splits in zip(self.shards, self.splits, strict=True):
+            if day is not None and not self.by_date and shard.day != day:
                 continue
-            path = self.folder / shard["file"]
             wanted = [column, TIME] if self.by_date and column != TIME else [column]
-            frame = pl.read_parquet(path, columns=wanted, use_statistics=False)
-            splits = {}
-            for split, (first, last) in self.ranges.items():
-                begin, end = max(first, at) - at, min(last, at + len(frame)) - at
-                if begin < end:
-                    splits[split] = (begin, end)
-            yield Chunk(frame[column], self._days(frame, shard), splits)
-            at += shard["rows"]
+            frame = pl.read_parquet(shard.path, columns=wanted, use_statistics=False)
+            yield Chunk(frame[column], self._days(frame, shard), rows_by_split(splits))
 
-    def _days(self, frame: pl.DataFrame, shard: dict[str, Any]) -> np.ndarray:
-        if not self.by_date:
-            return np.full(len(frame), shard["source_index"], np.int64)
-        times = frame[TIME].dt.timestamp("ms").to_numpy()
-        return times // DAY_MS - self.first_date
+    def _days(self, frame: pl.DataFrame, shard: Shard) -> np.ndarray:
+        if self.first_date is None:
+            return np.full(len(frame), shard.day, np.int64)
+        return milliseconds(frame[TIME]) // DAY - self.first_date
+
+
+def rows_by_split(splits: Mapping[str, slice] | np.ndarray) -> Mapping[str, Rows]:
+    if not isinstance(splits, np.ndarray):
+        return splits
+    found = {split: np.flatnonzero(splits == number) for number, split in enumerate(SPLITS)}
+    return {split: rows for split, rows in found.items() if len(rows)}
+
+
+def milliseconds(times: pl.Series) -> np.ndarray:
+    return times.dt.timestamp("ms").to_numpy()
 
 
 def ranking_log(
-    folder: Path,
-    manifest: dict[str, Any],
-    shards: list[dict[str, Any]],
-    ranges: Mapping[str, tuple[int, int]],
+    shards: list[Shard], days: list[str], ranges: Mapping[str, tuple[int, int]]
 ) -> RawLog:
-    """A click log: its days are its input files."""
-    names = [Path(entry["file"]).name for entry in manifest["inputs"]]
-    return RawLog(folder, shards, names, ranges)
+    """A click log: its days are its input files, its splits ranges of its rows."""
+    splits: list[Any] = []
+    at = 0
+    for shard in shards:
+        here = {}
+        for split, (first, last) in ranges.items():
+            begin, end = max(first, at) - at, min(last, at + shard.rows) - at
+            if begin < end:
+                here[split] = slice(begin, end)
+        splits.append(here)
+        at += shard.rows
+    return RawLog(shards, days, splits)
 
 
-def sessions_log(folder: Path, manifest: dict[str, Any]) -> RawLog:
-    """A clickstream: its days are dates in UTC. Splits follow sessions, so rows have none here."""
+def dated_log(shards: list[Shard], splits: list[np.ndarray]) -> RawLog:
+    """A log of events with times: its days are dates in UTC."""
     first, last = np.iinfo(np.int64).max, 0
-    for shard in manifest["shards"]:
-        times = pl.read_parquet(folder / shard["file"], columns=[TIME])[TIME].dt.timestamp("ms")
+    for shard in shards:
+        times = milliseconds(pl.read_parquet(shard.path, columns=[TIME])[TIME])
         if len(times):
-            first = min(first, int(times.min()) // DAY_MS)
-            last = max(last, int(times.max()) // DAY_MS)
+            first = min(first, int(times.min()) // DAY)
+            last = max(last, int(times.max()) // DAY)
     days = [str(np.datetime64(day, "D")) for day in range(first, last + 1)]
-    return RawLog(folder, manifest["shards"], days, {}, first)
+    return RawLog(shards, days, list(splits), first)

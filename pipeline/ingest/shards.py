@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 
-from core.artifacts import write_parquet
+from core.artifacts import encodings, write_parquet
 from pipeline.ingest.inputs import InputFile
 from pipeline.ingest.quarantine import BadLine
 
@@ -134,7 +134,9 @@ def write_shard(path: Path, table: pa.Table) -> dict[str, Any]:
     Returns:
         Its name, rows and the SHA-256 of its bytes.
     """
-    write_parquet(path, table, row_group_size=ROW_GROUP)
+    # Read twice soon and then deleted or kept aside: quick to read and write goes before small.
+    options = {"compression": "lz4", "compression_level": None, **encodings(table)}
+    write_parquet(path, table, row_group_size=ROW_GROUP, **options)
     return describe_shard(path, table.num_rows)
 
 

@@ -20,7 +20,7 @@ from core.errors import UserError
 from pipeline.ingest.inputs import InputFile
 from pipeline.ingest.source import SourceSettings
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the same input gives other bytes than before."""
 PLAN, MANIFEST, PROGRESS = "plan.json", "manifest.json", "progress.json"
 NOT_SHAPING = {"path", "workers", "max_bad_fraction"}

@@ -31,6 +31,7 @@ def ingest(
     settings: SourceSettings,
     input: str | Path | Iterable[str | Path] | None,
     output: str | Path,
+    quiet: bool = False,
 ) -> dict[str, Any]:
     """Reads raw logs into ``output``: ``part-*.parquet``, ``manifest.json``, and
     ``quarantine.parquet`` if any line was bad. ``output`` is replaced whole or not at all. A run
@@ -39,6 +40,7 @@ def ingest(
     Args:
         recipe: ``ranking``, ``sessions`` or ``interactions``; it decides the settings' class.
         input: file, folder, glob or list of them; None takes ``settings.path``.
+        quiet: says nothing of rows and output, but still what is wrong with an input file.
 
     Returns:
         The manifest: rows_read = rows_written + rows_quarantined + rows_filtered +
@@ -69,7 +71,9 @@ def ingest(
                 "the finished shards are kept"
             ) from None
         raise
-    _report(record, output, time.monotonic() - start)
+    warn(record)
+    if not quiet:
+        _report(record, output, time.monotonic() - start)
     return record
 
 
@@ -124,12 +128,20 @@ def _convert(
     write_json(workspace.out / MANIFEST, record)
 
 
-def _report(record: dict[str, Any], output: str | Path, seconds: float) -> None:
-    parts = [f"{record['rows_written']:,} rows in {len(record['shards'])} shards"]
-    for key in ("quarantined", "filtered", "duplicate"):
-        if record.get(f"rows_{key}"):
-            parts.append(f"{record[f'rows_{key}']:,} {key}")
+def warn(record: dict[str, Any]) -> None:
     for entry in record["inputs"]:
         if "fault" in entry:
             say(f"warning: {entry['file']}: {entry['fault']}; {entry['rows']:,} lines were read")
+
+
+def set_aside(record: dict[str, Any]) -> list[str]:
+    """What is told of the lines that did not become rows."""
+    kinds = ("quarantined", "filtered", "duplicate")
+    counts = {kind: record.get(f"rows_{kind}") for kind in kinds}
+    return [f"{count:,} {kind}" for kind, count in counts.items() if count]
+
+
+def _report(record: dict[str, Any], output: str | Path, seconds: float) -> None:
+    parts = [f"{record['rows_written']:,} rows in {len(record['shards'])} shards"]
+    parts += set_aside(record)
     say(f"ingest: {record['rows_read']:,} lines → {', '.join(parts)}, {seconds:.1f} s → {output}")

@@ -1,5 +1,6 @@
 """Stage: raw Parquet, features and fitted state → a report of the data and a page of plots."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from core.console import say, table
 
 def inspect(
     recipe: str,
-    raw: str | Path,
+    raw: str | Path | Iterable[str | Path],
     features: str | Path,
     output: str | Path,
     plots: str | Path,
@@ -17,8 +18,8 @@ def inspect(
     """Describes the data of a recipe; see :func:`pipeline.data_report.data_report`.
 
     Args:
-        raw: a folder that ``ingest`` wrote.
-        features: the folder that ``preprocess`` made of it.
+        raw: the folder that ``ingest`` wrote; of features that grew all of them, in that order.
+        features: the folder that ``preprocess`` made of them.
         output: JSON file to write: what this returns.
         plots: folder to write: ``index.html``, and tables as DVC plots them.
     """

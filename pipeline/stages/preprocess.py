@@ -1,11 +1,10 @@
 """Stage: raw Parquet → feature Parquet, schema and fitted state."""
 
-from collections.abc import Callable
+import importlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from core.console import say, table
-from core.errors import UserError
 from pipeline.params import Params
 
 
@@ -14,40 +13,31 @@ def preprocess(
     input: str | Path,
     output: str | Path,
     params: Params | None = None,
-    grow: Literal["split", "train"] | None = None,
+    grow: bool = False,
 ) -> dict[str, Any]:
     """Fits the recipe's workflow on the training split and applies it to every split.
 
     Args:
         recipe: ``ranking``, ``sessions`` or ``interactions``.
         input: a folder that ``ingest`` wrote.
-        output: becomes ``train/ valid/ test/`` (Parquet), ``schema.json``, ``state/`` and
-            ``manifest.json``, which is written last and is what this returns.
-        grow: ``output`` are features already, and ``input`` is added to them: cut by the split
-            settings (split), or all of it for training (train). Ranking only.
+        output: becomes ``train/ valid/ test/`` (Parquet), ``schema.json``, ``state/``,
+            ``held_out/`` and ``manifest.json``, which is written last and is what this returns.
+        grow: ``output`` are features already, and ``input`` is added to them; see
+            :func:`pipeline.grow.grow`.
     """
     params = params or Params.read()
     settings, cluster = params.section(f"{recipe}.preprocess"), params.section("cluster")
-    if grow and recipe != "ranking":
-        raise UserError("--grow: only the features of 'ranking' can grow")
     if grow:
-        from pipeline.grow import grow_ranking
+        from pipeline.grow import grow as add
 
-        manifest = grow_ranking(input, output, settings, cluster, all_train=grow == "train")
+        manifest = add(recipe, input, output, settings, cluster)
     else:
-        manifest = _work(recipe)(input, output, settings, cluster)
+        from pipeline import preprocess as shared
+
+        prepare = importlib.import_module(f"pipeline.preprocess_{recipe}").prepare
+        manifest = shared.preprocess(recipe, prepare, input, output, settings, cluster)
     _show(manifest, recipe, output)
     return manifest
-
-
-def _work(recipe: str) -> Callable[..., dict[str, Any]]:
-    if recipe == "interactions":
-        from pipeline.preprocess_interactions import preprocess_interactions
-
-        return preprocess_interactions
-    from pipeline.preprocess import preprocess_ranking, preprocess_sessions
-
-    return preprocess_ranking if recipe == "ranking" else preprocess_sessions
 
 
 def _show(manifest: dict[str, Any], recipe: str, output: str | Path) -> None:

@@ -29,7 +29,8 @@ from core.artifacts import read_json
 
 PRELOAD = [
     "pipeline.__main__",
-    "pipeline.preprocess",
+    "pipeline.preprocess_ranking",
+    "pipeline.preprocess_sessions",
     "pipeline.stages.ingest",
     "pipeline.stages.preprocess",
     "pipeline.ingest.criteo_parser",
@@ -39,6 +40,7 @@ PRELOAD = [
 ]
 """Imported once, in the server that the runs are forked from: kills then hit work, not imports."""
 STAGES = ("ingest", "preprocess")
+POLL_SECONDS = 0.0002
 AGAIN = 0.3
 """Chance that the run that goes on is killed too."""
 
@@ -109,15 +111,26 @@ def run_stage(arguments: list[str]) -> None:
 class Runner:
     """Starts stages in processes forked from a server that has everything imported."""
 
-    def __init__(self) -> None:
+    def __init__(self, preload: Sequence[str] = PRELOAD) -> None:
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(PRELOAD)
+        self._context.set_forkserver_preload(list(preload))
 
-    def run(self, arguments: list[str], kill_after: float | None = None) -> int | None:
-        """The exit status, or None if the process group was killed before it ended."""
+    def run(
+        self,
+        arguments: list[str],
+        kill_after: float | None = None,
+        waits_for: Callable[[], bool] = lambda: True,
+    ) -> int | None:
+        """The exit status, or None if the process group was killed before it ended.
+
+        Args:
+            kill_after: seconds after which it is killed, as soon as ``waits_for()`` is true.
+        """
         process = self._context.Process(target=run_stage, args=(arguments,))
         process.start()
         process.join(kill_after)
+        while process.exitcode is None and not waits_for():
+            time.sleep(POLL_SECONDS)
         if process.exitcode is not None:
             return process.exitcode
         try:

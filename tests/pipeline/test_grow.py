@@ -1,6 +1,6 @@
-"""Features that grow by new days: codes stay, statistics are those of all days at once."""
+"""Ranking features that grow by new days: codes stay, statistics are those of all days at once."""
 
-import math
+import json
 import os
 import shutil
 import signal
@@ -9,21 +9,23 @@ import sys
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from core.artifacts import read_json, write_json, write_parquet
+from core.artifacts import read_json, write_json
 from core.cluster import ClusterSettings
 from core.errors import UserError
-from pipeline import grow, preprocess
+from pipeline import grow as growing
+from pipeline import preprocess
 from pipeline.__main__ import main
-from pipeline.grow import grow_ranking
-from pipeline.preprocess import RankingPreprocessSettings, preprocess_ranking
-from pipeline.splits import SplitSettings
-from tests.pipeline.test_preprocess_ranking import all_bytes, read, write_raw
-from workflows.ranking import CATEGORICAL, DENSE, RankingWorkflowSettings
+from pipeline.grow import grow
+from pipeline.preprocess_ranking import RankingPreprocessSettings, preprocess_ranking
+from pipeline.splits import SplitSettings, ranges_after, row_ranges
+from tests.pipeline import grown as compare
+from tests.pipeline.grown import take_shards, vocabularies
+from tests.pipeline.test_preprocess_ranking import all_bytes, write_raw
+from workflows.ranking import RankingWorkflowSettings
 
 SETTINGS = RankingPreprocessSettings(
     split=SplitSettings(test=0.25, valid=0.2),
@@ -31,17 +33,6 @@ SETTINGS = RankingPreprocessSettings(
     rows_per_part=170,
 )
 ONE = ClusterSettings(workers=1)
-
-
-def take_shards(raw, folder, wanted):
-    """Some shards of a raw log as a raw log of their own."""
-    folder.mkdir()
-    manifest = read_json(raw / "manifest.json")
-    shards = [manifest["shards"][number] for number in wanted]
-    for shard in shards:
-        os.link(raw / shard["file"], folder / shard["file"])
-    write_json(folder / "manifest.json", {**manifest, "shards": shards})
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +48,12 @@ def days(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def fitted(days, tmp_path_factory):
-    """Features of the first two days, and the same grown by the third."""
+    """Features of the first two days, the same grown by the third, and those of all three."""
     root = tmp_path_factory.mktemp("fitted")
     preprocess_ranking(days["old"], root / "old", SETTINGS, ONE)
+    preprocess_ranking(days["all"], root / "all", SETTINGS, ONE)
     shutil.copytree(root / "old", root / "grown")
-    grow_ranking(days["new"], root / "grown", cluster=ONE)
+    grow("ranking", days["new"], root / "grown", cluster=ONE)
     return root
 
 
@@ -73,79 +65,127 @@ def features(fitted, tmp_path):
 
 
 @pytest.fixture
-def grown(fitted, tmp_path):
+def grown(fitted):
     """The bytes of features that grew undisturbed."""
     return all_bytes(fitted / "grown")
 
 
-def state_of(features):
-    """Counts by column, vocabularies by column, moments by column."""
-    counts, vocabulary = {}, {}
-    for path in (features / "state").rglob("*.parquet"):
-        kind, name, _ = path.name.split(".")
-        table = pq.read_table(path).to_pydict()
-        if kind == "counts":
-            counts[name] = dict(zip(table["value"], table["count"], strict=True))
-        else:
-            vocabulary[name] = table["value"]
-    operators = read_json(features / "state" / "state.json")["operators"]
-    moments = next(o["state"]["moments"] for o in operators if o["operator"] == "Normalize")
-    return counts, vocabulary, moments
+def test_the_same_days_at_once_have_the_same_statistics_and_splits(fitted):
+    compare.assert_same_statistics(fitted / "grown", fitted / "all")
+    whole, at_once = (read_json(fitted / name / "manifest.json") for name in ("grown", "all"))
+    # 480 of the 800 old rows trained, and 720 of all 1200 do.
+    assert whole["ranges"] == {"train": [0, 720], "valid": [720, 900], "test": [900, 1200]}
+    for name in ("unit", "ranges", "cardinality"):
+        assert whole[name] == at_once[name]
+    for split in ("valid", "test"):
+        found = {**whole["splits"][split], "files": 0}
+        assert found == {**at_once["splits"][split], "files": 0}
+        compare.assert_same_rows(
+            compare.decoded(fitted / "grown", split), compare.decoded(fitted / "all", split)
+        )
+    assert whole["splits"]["train"]["rows"] == 720
+    later = compare.decoded(fitted / "grown", "train")[480:]
+    compare.assert_same_rows(later, compare.decoded(fitted / "all", "train")[480:])
 
 
-def test_statistics_are_those_of_old_and_new_training_rows(days, features):
-    old = state_of(features)
-    kept = {p: (p.stat().st_ino, p.read_bytes()) for p in features.glob("*/part-*.parquet")}
-    manifest = grow_ranking(days["new"], features, cluster=ONE)
-    # 480 of the 800 old rows train, and 240 of the 400 new ones.
-    raw = pd.concat([pq.read_table(p).to_pandas() for p in sorted(days["all"].glob("*.parquet"))])
-    training = pd.concat([raw.iloc[:480], raw.iloc[800:1040]])
-    counts, vocabulary, moments = state_of(features)
-    for name in CATEGORICAL:
-        expected = training[name].dropna().astype(int).value_counts().to_dict()
-        assert counts[name] == expected
-        known = old[1][name]
-        assert vocabulary[name][: len(known)] == known
-        due = [v for v in expected if expected[v] >= 3 and v not in set(known)]
-        assert vocabulary[name][len(known) :] == sorted(due, key=lambda v: (-expected[v], v))
-        assert manifest["cardinality"][name] == len(vocabulary[name]) + 3
-    for name in DENSE:
-        values = np.log1p(training[name].fillna(0).clip(lower=0).astype("float32"))
-        n, mean, deviations = moments[name]
-        assert n == len(training)
-        assert mean == pytest.approx(values.mean(), rel=1e-5)
-        assert math.sqrt(deviations / (n - 1)) == pytest.approx(values.std(), rel=1e-5)
+def test_no_code_moves_and_no_part_that_trains_is_written_again(days, features, fitted):
+    old = vocabularies(features)
+    kept = {p: (p.stat().st_ino, p.read_bytes()) for p in features.glob("train/part-*.parquet")}
+    manifest = grow("ranking", days["new"], features, cluster=ONE)
+    for name, values in vocabularies(features).items():
+        assert values[: len(old[name])] == old[name]
+        assert manifest["cardinality"][name] == len(values) + 3
+    assert any(len(v) > len(old[n]) for n, v in vocabularies(features).items())
     assert {p: (p.stat().st_ino, p.read_bytes()) for p in kept} == kept
-    rows = {"train": 480 + 240, "valid": 120 + 60, "test": 200 + 100}
-    for split, expected in rows.items():
-        assert manifest["splits"][split]["rows"] == len(read(features, split)) == expected
-    codes = {value: 3 + rank for rank, value in enumerate(vocabulary["C20"])}
-    tail = raw["C20"].iloc[1100:1200]
-    expected = [1 if np.isnan(v) else codes.get(int(v), 2) for v in tail.astype(float)]
-    assert read(features, "test")["C20"].tolist()[-100:] == expected
-    unknown = (read(features, "test")["C20"] == 2).mean()
-    assert manifest["splits"]["test"]["oov_rate"]["C20"] == pytest.approx(unknown, abs=1e-6)
-    assert read_json(features / "manifest.json") == manifest
+    # Which of the parts were written by which fit.
+    parts = [fit["parts"] for fit in manifest["fits"]]
+    assert parts == [{"train": [0, len(kept)]}, {"train": [len(kept), 6]}]
+    assert [fit["ranges"]["valid"][0] for fit in manifest["fits"]] == [480, 720]
+    assert len(list(features.glob("train/part-*.parquet"))) == 6
+    assert read_json(features / "manifest.json") == json.loads(json.dumps(manifest))
 
 
-def test_a_fit_of_the_same_training_rows_at_once_has_the_same_statistics(days, features, tmp_path):
-    grow_ranking(days["new"], features, cluster=ONE, all_train=True)
-    rows = pa.concat_tables(pq.read_table(path) for path in sorted(days["all"].glob("*.parquet")))
-    # What trained, 480 rows and then 400 of the new day, first; 20 rows validate, 300 test.
-    rows = pa.concat_tables([rows[:480], rows[800:], rows[480:800]])
-    raw, at_once = tmp_path / "raw", tmp_path / "at_once"
-    write_parquet(raw / "part-00000.parquet", rows)
-    manifest = read_json(days["all"] / "manifest.json")
-    shard = {**manifest["shards"][0], "rows": 1200}
-    write_json(raw / "manifest.json", {**manifest, "shards": [shard]})
-    split = SplitSettings(test=0.25, valid=20 / 900)
-    preprocess_ranking(raw, at_once, SETTINGS.model_copy(update={"split": split}), ONE)
-    grown, whole = state_of(features), state_of(at_once)
-    assert grown[0] == whole[0]
-    for name in CATEGORICAL:
-        assert set(grown[1][name]) == set(whole[1][name])
-    for name in DENSE:
-        assert grown[2][name] == pytest.approx(whole[2][name], rel=1e-9)
+def test_growing_day_by_day_ends_where_all_days_at_once_do(tmp_path):
+    raw = write_raw(tmp_path / "all", days=4, seed=3)
+    split = SplitSettings(kind="days", valid=0.1)
+    settings = SETTINGS.model_copy(update={"split": split})
+    preprocess_ranking(raw, tmp_path / "at_once", settings, ONE)
+    features = tmp_path / "features"
+    preprocess_ranking(take_shards(raw, tmp_path / "0", [0, 1]), features, settings, ONE)
+    for day in (2, 3):
+        grow("ranking", take_shards(raw, tmp_path / str(day), [day]), features, settings, ONE)
+    compare.assert_same_statistics(features, tmp_path / "at_once")
+    for split_name in ("valid", "test"):
+        compare.assert_same_rows(
+            compare.decoded(features, split_name),
+            compare.decoded(tmp_path / "at_once", split_name),
+        )
+    assert len(read_json(features / "manifest.json")["fits"]) == 3
+
+
+EVERYTHING = RankingWorkflowSettings(
+    freq_threshold=2,
+    num_buckets=3,
+    missing_indicators=True,
+    columns={
+        "I2": {"scale": "minmax", "clip_max": 40},
+        "I3": {"missing": "median", "scale": "none"},
+        "I4": {"transform": "none", "missing": 2, "bucketize": (0, 5, 20)},
+        "C7": {"freq_threshold": 4, "num_buckets": 1},
+    },
+    shared_vocabularies=(("C2", "C3"),),
+    hashing={"C4": 100},
+    crosses=({"columns": ("C5", "C6"), "buckets": 500},),
+    target_encoding=("C8", "C9"),
+    counts=("C8",),
+)
+
+
+def test_every_operator_that_can_grow(days, tmp_path):
+    settings = SETTINGS.model_copy(update={"workflow": EVERYTHING})
+    preprocess_ranking(days["all"], tmp_path / "all", settings, ONE)
+    preprocess_ranking(days["old"], tmp_path / "features", settings, ONE)
+    grow("ranking", days["new"], tmp_path / "features", settings, ONE)
+    compare.assert_same_statistics(tmp_path / "features", tmp_path / "all")
+    groups = EVERYTHING.shared_vocabularies
+    for split, first in (("train", 480), ("valid", 0), ("test", 0)):
+        found, expected = (
+            compare.decoded(tmp_path / name, split, groups)[first:] for name in ("features", "all")
+        )
+        assert {"I4_bucket", "C5_X_C6", "TE_C8_label", "C8_count"} <= set(found.columns)
+        compare.assert_same_rows(found, expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    kind=st.sampled_from(["fraction", "days", "last_day_halves"]),
+    units=st.lists(st.integers(5, 60), min_size=3, max_size=9),
+    old=st.integers(2, 8),
+    valid=st.floats(0.1, 0.5),
+    test=st.floats(0.1, 0.5),
+)
+def test_what_trains_goes_on_training_and_is_earlier_than_what_is_held_out(
+    kind, units, old, valid, test
+):
+    split = SplitSettings(kind=kind, valid=valid, test=test)
+    before = row_ranges(split, np.array(units[: min(old, len(units) - 1)]), 1)
+    whole = row_ranges(split, np.array(units), 1)
+    after = ranges_after(whole, before["train"][1], split)
+    assert after["train"][0] == before["train"][1] <= after["train"][1] == whole["train"][1]
+    assert {name: after[name] for name in ("valid", "test")} == {
+        name: whole[name] for name in ("valid", "test")
+    }
+
+
+def test_a_larger_share_to_hold_out_takes_nothing_out_of_training(days, features):
+    larger = SETTINGS.model_copy(update={"split": SplitSettings(test=0.25, valid=0.5)})
+    manifest = grow("ranking", days["new"], features, larger, ONE)
+    # At once 450 rows would train, but 480 do already.
+    assert manifest["ranges"] == {"train": (0, 480), "valid": (480, 900), "test": (900, 1200)}
+    much = SETTINGS.model_copy(update={"split": SplitSettings(test=0.7)})
+    new = write_raw(features.parent / "more", days=1, seed=9)
+    with pytest.raises(UserError, match=r"split.kind 'fraction': .* all train already \(480 do\)"):
+        grow("ranking", new, features, much, ONE)
 
 
 def test_the_same_log_twice_changes_nothing(days, fitted, tmp_path, capsys):
@@ -153,26 +193,63 @@ def test_the_same_log_twice_changes_nothing(days, fitted, tmp_path, capsys):
     shutil.copytree(fitted / "grown", features)
     before = all_bytes(features)
     for raw in ("new", "old"):
-        grow_ranking(days[raw], features, cluster=ONE)
+        grow("ranking", days[raw], features, cluster=ONE)
         assert "already; nothing to do" in capsys.readouterr().out
         assert all_bytes(features) == before
 
 
-def test_other_workflow_settings_are_refused(days, features):
+def with_hashes(raw, folder, wanted):
+    """:func:`take_shards` with the shards' hashes and inputs, as ingest writes them."""
+    take_shards(raw, folder, wanted)
+    manifest = read_json(folder / "manifest.json")
+    shards = [{**shard, "sha256": shard["file"]} for shard in manifest["shards"]]
+    write_json(folder / "manifest.json", {**manifest, "shards": shards})
+    return folder
+
+
+def test_of_a_log_that_was_added_to_only_the_new_shards_are_taken(days, fitted, tmp_path, capsys):
+    features, all_days = tmp_path / "features", with_hashes(days["all"], tmp_path / "all", range(3))
+    preprocess_ranking(with_hashes(days["all"], tmp_path / "old", [0, 1]), features, SETTINGS, ONE)
+    grow("ranking", all_days, features, cluster=ONE)
+    assert "2 of 3 shards are in the features already" in capsys.readouterr().out
+    compare.assert_same_statistics(features, fitted / "all")
+    manifest = read_json(all_days / "manifest.json")
+    more = {**manifest["shards"][2], "file": "part-00003.parquet", "sha256": "new"}
+    write_json(all_days / "manifest.json", {**manifest, "shards": [*manifest["shards"], more]})
+    with pytest.raises(UserError, match="day_2: some of its rows are in the features already"):
+        grow("ranking", all_days, features, cluster=ONE)
+
+
+def test_other_settings_logs_and_recipes_are_refused(days, features, tmp_path):
     changed = SETTINGS.model_copy(update={"workflow": RankingWorkflowSettings(freq_threshold=9)})
     with pytest.raises(UserError, match=r"workflow\.freq_threshold \(3, now 9\)"):
-        grow_ranking(days["new"], features, changed, ONE)
+        grow("ranking", days["new"], features, changed, ONE)
     with pytest.raises(UserError, match="no finished features"):
-        grow_ranking(days["new"], days["old"], SETTINGS, ONE)
+        grow("ranking", days["new"], days["old"], SETTINGS, ONE)
+    with pytest.raises(UserError, match="features of the recipe 'ranking', not of 'interactions'"):
+        grow("interactions", days["new"], features)
+    window = SETTINGS.model_copy(update={"split": SplitSettings(kind="window")})
+    with pytest.raises(UserError, match=r"split\.kind \('fraction', now 'window'\)"):
+        grow("ranking", days["new"], features, window, ONE)
+    preprocess_ranking(days["old"], tmp_path / "window", window, ONE)
+    with pytest.raises(UserError, match=r"split\.kind 'window' cannot grow.*choose kind 'days'"):
+        grow("ranking", days["new"], tmp_path / "window", cluster=ONE)
+    manifest = read_json(days["new"] / "manifest.json")
+    write_json(tmp_path / "manifest.json", {**manifest, "columns": ["label"]})
+    with pytest.raises(UserError, match="its columns are label; those of the log that the feat"):
+        grow("ranking", tmp_path, features, cluster=ONE)
 
 
-def test_all_new_rows_may_train(days, features):
-    manifest = grow_ranking(days["new"], features, SETTINGS, ONE, all_train=True)
-    assert {name: s["rows"] for name, s in manifest["splits"].items()} == {
-        "train": 480 + 400,
-        "valid": 120,
-        "test": 200,
-    }
+def test_a_fit_on_the_output_of_another_is_refused_by_name(days, tmp_path):
+    columns = {"I5": {"missing": "median"}, "I7": {"missing": "median"}}
+    workflow = RankingWorkflowSettings(freq_threshold=3, columns=columns)
+    settings = SETTINGS.model_copy(update={"workflow": workflow})
+    features = tmp_path / "features"
+    preprocess_ranking(days["old"], features, settings, ONE)
+    before = all_bytes(features)
+    with pytest.raises(UserError, match=r"Normalize of I5, I7: fitted on what FillMedian makes"):
+        grow("ranking", days["new"], features, settings, ONE)
+    assert all_bytes(features) == before and not growing._staging(features).exists()
 
 
 @pytest.mark.parametrize("step", ["part", "state", "exchange", "swept"])
@@ -187,19 +264,23 @@ def test_a_kill_leaves_the_old_state_or_the_new_and_the_next_run_ends_it(
     def dies(*_, **__):
         raise Killed
 
+    def sweeps(path, **_):
+        if path == growing._staging(features):
+            raise Killed
+
     places = {
         "part": (preprocess, "describe"),
-        "state": (grow, "save_state"),
-        "exchange": (grow, "exchange"),
-        "swept": (grow, "shutil"),
+        "state": (growing, "save_state"),
+        "exchange": (growing, "exchange"),
+        "swept": (growing, "shutil"),
     }
     with monkeypatch.context() as patch:
-        patch.setattr(*places[step], SimpleNamespace(rmtree=dies) if step == "swept" else dies)
+        patch.setattr(*places[step], SimpleNamespace(rmtree=sweeps) if step == "swept" else dies)
         with pytest.raises(Killed):
-            grow_ranking(days["new"], features, cluster=ONE)
+            grow("ranking", days["new"], features, cluster=ONE)
     after = all_bytes(features)
     assert after == (grown if step == "swept" else before)
-    grow_ranking(days["new"], features, cluster=ONE)
+    grow("ranking", days["new"], features, cluster=ONE)
     assert all_bytes(features) == grown
     assert [p.name for p in features.parent.iterdir() if p.name.startswith(".")] == []
 
@@ -208,13 +289,13 @@ def test_folders_are_exchanged_without_renameat2_too(tmp_path, monkeypatch):
     a, b = tmp_path / ".f.grow", tmp_path / "f"
     (a / "new").mkdir(parents=True)
     (b / "old").mkdir(parents=True)
-    monkeypatch.setattr(grow.ctypes, "CDLL", lambda *_, **__: object())
-    grow.exchange(a, b)
+    monkeypatch.setattr(growing.ctypes, "CDLL", lambda *_, **__: object())
+    growing.exchange(a, b)
     assert (b / "new").exists() and (a / "old").exists()
     os.replace(b, a.with_name("lost"))
     os.replace(a, tmp_path / ".f.before")
     os.replace(a.with_name("lost"), a)
-    grow._finish_exchange(b)  # killed after the first of three steps
+    growing._finish_exchange(b)  # killed after the first of three steps
     assert (b / "new").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
 
@@ -223,7 +304,7 @@ def test_a_process_that_was_killed_is_followed_by_one_that_ends_well(days, featu
     script = (
         "import sys, os, signal; from pipeline import grow; "
         "grow.exchange = lambda *a: os.kill(os.getpid(), signal.SIGKILL); "
-        "grow.grow_ranking(sys.argv[1], sys.argv[2])"
+        "grow.grow('ranking', sys.argv[1], sys.argv[2])"
     )
     command = [sys.executable, "-c", script, str(days["new"]), str(features)]
     assert subprocess.run(command, capture_output=True).returncode == -signal.SIGKILL

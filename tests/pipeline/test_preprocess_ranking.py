@@ -10,7 +10,7 @@ from core.artifacts import write_json, write_parquet
 from core.cluster import ClusterSettings
 from core.errors import UserError
 from pipeline import preprocess
-from pipeline.preprocess import RankingPreprocessSettings, preprocess_ranking
+from pipeline.preprocess_ranking import RankingPreprocessSettings, preprocess_ranking
 from pipeline.splits import SplitSettings
 from tests.workflows.test_categorify import reference_codes
 from workflows.ranking import CATEGORICAL, DENSE, LABEL, RankingWorkflowSettings

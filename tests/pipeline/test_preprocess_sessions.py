@@ -9,7 +9,8 @@ import pytest
 from core.artifacts import read_json, write_json, write_parquet
 from core.cluster import ClusterSettings
 from core.errors import UserError
-from pipeline.preprocess import SessionsPreprocessSettings, preprocess_sessions
+from pipeline.ingest.shards import describe_shard
+from pipeline.preprocess_sessions import SessionsPreprocessSettings, preprocess_sessions
 from pipeline.sessionize import SessionizeSettings
 from pipeline.splits import SplitSettings
 from workflows.sessions import SessionsWorkflowSettings
@@ -45,10 +46,10 @@ def write_raw(folder, events, shards=4, source_of=lambda number: 0):
     described = []
     for number in range(shards):
         piece = events[cuts[number] : cuts[number + 1]]
-        write_parquet(folder / f"part-{number:05d}.parquet", piece.to_arrow())
+        path = folder / f"part-{number:05d}.parquet"
+        write_parquet(path, piece.to_arrow())
         source = source_of(number)
-        file = f"part-{number:05d}.parquet"
-        described.append({"file": file, "rows": len(piece), "source_index": source})
+        described.append({**describe_shard(path, len(piece)), "source_index": source})
     names = ["clicks_train.csv", "clicks_test.csv"]
     inputs = [{"file": names[source]} for source in sorted({d["source_index"] for d in described})]
     write_json(

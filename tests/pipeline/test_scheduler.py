@@ -14,7 +14,7 @@ import pytest
 
 from core.cluster import ClusterSettings
 from core.errors import UserError
-from pipeline.preprocess import RankingPreprocessSettings, preprocess_ranking
+from pipeline.preprocess_ranking import RankingPreprocessSettings, preprocess_ranking
 from pipeline.splits import SplitSettings
 from tests.pipeline.test_preprocess_ranking import all_bytes, write_raw
 from workflows.ranking import RankingWorkflowSettings

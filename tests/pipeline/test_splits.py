@@ -82,7 +82,7 @@ def test_leave_one_out_is_not_for_click_logs():
 @given(lengths=st.lists(st.integers(1, 6), min_size=1, max_size=10))
 def test_leave_one_out_by_user(lengths):
     users = [user for user, length in enumerate(lengths) for _ in range(length)]
-    frame = pl.DataFrame({"user_id": users, "n": range(len(users))})
+    frame = pl.DataFrame({"user_id": users, "n": range(len(users)), "_before": 0})
     found = {name: frame.filter(left_out(name)) for name in ("train", "valid", "test")}
     assert sum(map(len, found.values())) == len(users)
     for user, length in enumerate(lengths):

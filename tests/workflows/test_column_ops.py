@@ -84,7 +84,7 @@ def reference_encoding(frame, column, folds):
     return encoded
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(found=rows, cuts=st.lists(st.integers(0, 40), max_size=4), seed=st.integers(0, 99))
 def test_target_encoding_follows_the_definition_however_partitioned(found, cuts, seed):
     frame = frame_of(found)
@@ -96,7 +96,7 @@ def test_target_encoding_follows_the_definition_however_partitioned(found, cuts,
         np.testing.assert_allclose(encoded[f"TE_{column}_label"], expected, atol=1e-6)
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(found=rows, row=st.integers(0, 39))
 def test_a_training_rows_own_target_is_not_in_its_encoding(found, row):
     frame = frame_of(found)
@@ -123,7 +123,7 @@ def test_folds_are_a_function_of_the_row_and_about_even():
     assert np.bincount(folds).min() > 900
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(found=rows, cuts=st.lists(st.integers(0, 40), max_size=4))
 def test_counts_medians_and_ranges(found, cuts):
     frame = frame_of(found)

@@ -1,5 +1,8 @@
 """NVTabular's Categorify with exact, partition-independent vocabularies and a fast CPU path."""
 
+import functools
+import threading
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,8 +15,10 @@ import pyarrow.parquet as pq
 
 from core.artifacts import write_parquet
 from core.merlin import ops
-from workflows.ops.hash_index import ALL_VALID, HashIndex, sum_counts, text_buckets, value_counts
+from workflows.ops import hash_counts, spill
+from workflows.ops.hash_index import ALL_VALID, HashIndex
 from workflows.ops.reduction import tree_reduce
+from workflows.ops.spill import Counts, CountsFile, Tally, one_array
 
 PADDING, NULL, OOV = 0, 1, 2
 FIRST_VALUE = 3
@@ -21,8 +26,11 @@ FIRST_VALUE = 3
 ``num_buckets`` b the unknown values share the codes 2 to 1 + b, and the first value has 2 + b."""
 
 COLUMNS_AT_ONCE = 4
-Counts = tuple[pa.Array, np.ndarray]
+ENTRIES_IN_MEMORY = 1 << 22
+"""Counts of more values than this stay on disk once they are there."""
+_BUILDING = threading.Lock()
 PerColumn = int | dict[str, int]
+Run = Callable[..., list[Any]]
 
 
 class Categorify(ops.Categorify):
@@ -69,7 +77,8 @@ class Categorify(ops.Categorify):
         for group in self.shared:
             self._check_alike(group)
         self.vocabulary: dict[str, pa.Array] = {}
-        self.counts: dict[str, Counts] = {}
+        self.counts: dict[str, Counts | CountsFile] = {}
+        self.spill_folder: str | None = None
         self._indexes: dict[str, Any] = {}
 
     def _check_alike(self, group: tuple[str, ...]) -> None:
@@ -102,33 +111,61 @@ class Categorify(ops.Categorify):
     # fit
 
     def fit(self, col_selector, ddf):
-        return tree_reduce(ddf[col_selector.names], self.count, self.merge)
+        combine = functools.partial(merge_counts, folder=self.spill_folder)
+        return tree_reduce(ddf[col_selector.names], count_values, combine)
 
-    @staticmethod
-    def count(df: Any) -> dict[str, Counts]:
-        return count_values(df)
+    def settle(self, stats: dict[str, Tally], run: Run) -> dict[str, Tally | CountsFile]:
+        """Adds up what was spilled, a bucket at a time, on the workers."""
+        settled: dict[str, Any] = {}
+        for key, columns in self._by_key(stats).items():
+            found = [stats[column] for column in columns]
+            if isinstance(found[0], CountsFile):
+                settled[key] = found[0]
+                continue
+            settled[key] = spill.merge(found, self.spill_folder)
+            if settled[key].files and len(settled[key].values):
+                settled[key] = spill.spilled(settled[key], self.spill_folder)
+        large = {k: t for k, t in settled.items() if isinstance(t, Tally) and t.files}
+        if not large:
+            return settled
+        items = [(key, bucket) for key in large for bucket in range(spill.BUCKETS)]
+        paths = run("adding up counts", spill.settle_bucket, items, large, self.spill_folder)
+        of_key: dict[str, list[str]] = {key: [] for key in large}
+        for (key, _), path in zip(items, paths, strict=True):
+            of_key[key].append(path)
+        files = run("merging counts", spill.settle_column, of_key.values(), self.spill_folder)
+        return {**settled, **dict(zip(of_key, files, strict=True))}
 
-    @staticmethod
-    def merge(parts: list[dict[str, Counts]]) -> dict[str, Counts]:
-        return merge_counts(parts)
-
-    def fit_finalize(self, stats: dict[str, Counts]):
-        """Takes the counts of each column and chooses the vocabularies."""
+    def _by_key(self, columns: Iterable[str]) -> dict[str, list[str]]:
         grouped: dict[str, list[str]] = {}
-        for column in stats:
+        for column in columns:
             grouped.setdefault(self.key_of(column), []).append(column)
-        for key, columns in grouped.items():
-            self.counts[key] = _add_up([stats[column] for column in columns])
+        return grouped
+
+    def fit_finalize(self, stats: dict[str, Any]):
+        """Takes the counts of each column, or what :meth:`settle` made of them, and chooses the
+        vocabularies."""
+        stats = self.settle(stats, _nowhere)
         with ThreadPoolExecutor(COLUMNS_AT_ONCE) as pool:
-            chosen = pool.map(lambda key: self._chosen(key, grouped[key][0]), grouped)
-            self.vocabulary.update(zip(grouped, chosen, strict=True))
+            found = pool.map(lambda key: self._finished(key, stats[key]), stats)
+            for key, (counts, vocabulary) in zip(stats, found, strict=True):
+                self.counts[key], self.vocabulary[key] = counts, vocabulary
         self._indexes.clear()
 
-    def _chosen(self, key: str, column: str) -> pa.Array:
+    def _finished(self, key: str, found: Any) -> tuple[Counts | CountsFile, pa.Array]:
+        counts = found
+        if isinstance(found, Tally):
+            counts = spill.by_value(found.values, found.counts)
+        return counts, self._chosen(key, counts, None)
+
+    def _chosen(self, key: str, counts: Counts | CountsFile, known: pa.Array | None) -> pa.Array:
+        """The values that get a code, beside those that are ``known``."""
+        column = next((name for name, k in self.storage_name.items() if k == key), key)
         room = None
         if self.cap_of(column):
-            room = max(0, self.cap_of(column) - self.first_value(column))
-        return choose_vocabulary(*self.counts[key], self.threshold_of(column), room)
+            have = 0 if known is None else len(known)
+            room = max(0, self.cap_of(column) - self.first_value(column) - have)
+        return choose_vocabulary(spill.batches(counts), self.threshold_of(column), room, known)
 
     def clear(self):
         super().clear()
@@ -141,18 +178,10 @@ class Categorify(ops.Categorify):
         frequency and then by value, as far as ``max_size`` leaves room.
         """
         for key, counted in later.counts.items():
-            self.counts[key] = _add_up([self.counts[key], counted])
-            column = next((name for name, k in self.storage_name.items() if k == key), key)
-            known, chosen = self.vocabulary[key], self._chosen(key, column)
-            if not len(known):
-                self.vocabulary[key] = chosen
-                continue
-            everything = choose_vocabulary(*self.counts[key], self.threshold_of(column), None)
-            new = everything.filter(pc.invert(pc.is_in(everything, value_set=known)))
-            if self.cap_of(column):
-                room = self.cap_of(column) - self.first_value(column) - len(known)
-                new = new[: max(0, room)]
-            self.vocabulary[key] = pa.concat_arrays([known, new])
+            self.counts[key] = spill.added(self.counts[key], counted, later.spill_folder)
+            known = self.vocabulary[key]
+            new = self._chosen(key, self.counts[key], known if len(known) else None)
+            self.vocabulary[key] = pa.concat_arrays([known, new]) if len(known) else new
         self._indexes.clear()
 
     # transform
@@ -160,21 +189,28 @@ class Categorify(ops.Categorify):
     def transform(self, col_selector, df):
         if not isinstance(df, pd.DataFrame):
             return self.transform_on_device(col_selector.names, df)
-        encoded = {name: self.encode(name, df[name]) for name in col_selector.names}
+        names = col_selector.names
+        # One block: the system gives huge pages for it.
+        codes = np.empty((len(names), len(df)), self.output_dtype)
+        for name, out in zip(names, codes, strict=True):
+            self.encode(name, df[name], out)
+        encoded = dict(zip(names, codes, strict=True))
         return pd.DataFrame(encoded, index=df.index, copy=False)
 
-    def encode(self, name: str, column: pd.Series) -> np.ndarray:
-        """Codes of one column, shape ``(rows,)``, of the operator's dtype."""
+    def encode(self, name: str, column: pd.Series, codes: np.ndarray) -> None:
+        """Writes the codes of one column to ``codes``, shape ``(rows,)``."""
         values, key = as_values(column), self.key_of(name)
         vocabulary = self.vocabulary[key]
         if pa.types.is_integer(values.type) and pa.types.is_integer(vocabulary.type):
-            if key not in self._indexes:
-                self._indexes[key] = HashIndex(vocabulary.to_numpy())
+            with _BUILDING:  # or each thread would build its own
+                if key not in self._indexes:
+                    self._indexes[key] = HashIndex(vocabulary.to_numpy())
             numbers, valid, offset = _buffers(values)
             reserved = (NULL, OOV, self.buckets_of(name))
-            dtype = np.dtype(self.output_dtype)
-            return self._indexes[key].codes(numbers, valid, offset, *reserved, dtype)
-        return self._encode_text(name, values.cast(vocabulary.type, safe=False), vocabulary)
+            self._indexes[key].codes(numbers, valid, offset, *reserved, codes)
+        else:
+            values = values.cast(vocabulary.type, safe=False)
+            codes[:] = self._encode_text(name, values, vocabulary)
 
     def _encode_text(self, name: str, values: pa.Array, vocabulary: pa.Array) -> np.ndarray:
         positions = pc.index_in(values, value_set=vocabulary)
@@ -257,26 +293,21 @@ class Categorify(ops.Categorify):
         }
 
     def _save(self, folder: Path, name: str) -> None:
-        values, counts = self.counts[name]
-        # Value order, so that the same counts are the same bytes.
-        order = pc.sort_indices(values)
-        all_counts = {"value": values.take(order), "count": pa.array(counts).take(order)}
-        options = {"use_dictionary": False}  # distinct values: a dictionary would hold each once
-        write_parquet(folder / f"counts.{name}.parquet", pa.table(all_counts), **options)
+        path = folder / f"counts.{name}.parquet"
+        spill.write_counts(path, spill.batches(self.counts[name]))
+        if isinstance(self.counts[name], CountsFile):
+            self.counts[name] = CountsFile(path)
         vocabulary = pa.table({"value": self.vocabulary[name]})
-        write_parquet(folder / f"unique.{name}.parquet", vocabulary, **options)
+        # Distinct values: a dictionary would hold each once.
+        write_parquet(folder / f"unique.{name}.parquet", vocabulary, use_dictionary=False)
 
     def load_state(self, folder: Path, state: dict[str, Any]) -> None:
         for name in state["columns"]:
             counts = folder / f"counts.{name}.parquet"
             if counts.exists():  # an exported bundle applies vocabularies but cannot extend them
-                table = pq.read_table(counts)
-                self.counts[name] = (
-                    _one_array(table["value"]),
-                    _one_array(table["count"]).to_numpy(),
-                )
+                self.counts[name] = _loaded(counts)
             unique = pq.read_table(folder / f"unique.{name}.parquet")
-            self.vocabulary[name] = _one_array(unique["value"])
+            self.vocabulary[name] = one_array(unique["value"])
         self._indexes.clear()
         self.fitted = True
 
@@ -317,84 +348,88 @@ def _buffers(values: pa.Array) -> tuple[np.ndarray, np.ndarray, int]:
     return numbers, np.frombuffer(bits, np.uint8), values.offset
 
 
+def _loaded(path: Path) -> Counts | CountsFile:
+    """Counts that were kept; those of many values stay on disk."""
+    if pq.read_metadata(path).num_rows > ENTRIES_IN_MEMORY:
+        return CountsFile(path)
+    table = pq.read_table(path)
+    return one_array(table["value"]), one_array(table["count"]).to_numpy()
+
+
+def _nowhere(what: str, function: Callable[..., Any], items: Any, *fixed: Any) -> list[Any]:
+    """Runs without a cluster."""
+    return [function(item, *fixed) for item in items]
+
+
 def bucket_numbers(values: pa.Array, buckets: int) -> np.ndarray:
     """The out-of-vocabulary bucket of each value (no nulls), from 0, by a hash of the value."""
     if pa.types.is_integer(values.type):
-        distinct = HashIndex(np.empty(0, np.int64))
-        return distinct.codes(*_buffers(values), 0, 0, buckets, np.dtype(np.int64))
-    values = pa.concat_arrays([values.cast(pa.large_string())])  # at offset 0
-    _, offsets, data = values.buffers()
-    starts = np.frombuffer(offsets, np.int64)[: len(values) + 1]
-    return text_buckets(starts, np.frombuffer(data or b"", np.uint8), buckets)
+        found = np.empty(len(values), np.int64)
+        HashIndex(np.empty(0, np.int64)).codes(*_buffers(values), 0, 0, buckets, found)
+        return found
+    return spill.bucket_of_text(values, buckets)
 
 
-def count_values(df: Any) -> dict[str, Counts]:
-    """``{column: (distinct values, their counts)}`` of one partition, nulls left out."""
-    counted = {}
-    for name in df.columns:
-        column = df[name]
-        if not isinstance(df, pd.DataFrame):
-            column = column.dropna().value_counts()  # on the device: far fewer rows come over
-            values = as_values(column.index.to_series())
-            counted[name] = (values, _one_array(column.to_arrow()).to_numpy())
-            continue
-        values = as_values(column)
-        if pa.types.is_integer(values.type):
-            distinct, counts = value_counts(*_buffers(values))
-            counted[name] = (pa.array(distinct), counts)
-        else:
-            found = pc.value_counts(values.drop_null())
-            counted[name] = (found.field("values"), found.field("counts").to_numpy())
-    return counted
+def count_values(df: Any) -> dict[str, Tally]:
+    """``{column: its counts}`` of one partition, nulls left out."""
+    return {name: Tally(*_counted(df[name])) for name in df.columns}
 
 
-def merge_counts(parts: list[dict[str, Counts]]) -> dict[str, Counts]:
-    """Adds up the counts of several partitions."""
-    if len(parts) == 1:
-        return parts[0]
-    return {name: _add_up([part[name] for part in parts]) for name in parts[0]}
-
-
-def _add_up(counted: list[Counts]) -> Counts:
-    # A partition whose column is all null knows no type: the others say it.
-    kept = [part for part in counted if len(part[0])] or counted[:1]
-    types = {values.type for values, _ in kept}
-    if len(types) > 1:
-        raise ValueError(f"the values of one vocabulary are of several types: {types}")
-    if len(kept) == 1:
-        return kept[0]
-    values = pa.concat_arrays([values for values, _ in kept])
-    counts = np.concatenate([counts for _, counts in kept])
+def _counted(column: Any) -> Counts:
+    if not isinstance(column, pd.Series):
+        counted = column.dropna().value_counts()  # on the device: far fewer rows come over
+        values = as_values(counted.index.to_series())
+        counts = one_array(counted.to_arrow()).to_numpy()
+        if not pa.types.is_integer(values.type):
+            return values, counts
+        distinct, counts = hash_counts.by_hash(values.to_numpy(), counts)
+        return pa.array(distinct), counts
+    values = as_values(column)
     if pa.types.is_integer(values.type):
-        distinct, sums = sum_counts(values.to_numpy(), counts)
-        return pa.array(distinct), sums
-    table = pa.table({"value": values, "count": counts})
-    summed = table.group_by("value", use_threads=False).aggregate([("count", "sum")])
-    return _one_array(summed["value"]), _one_array(summed["count_sum"]).to_numpy()
+        distinct, counts = hash_counts.value_counts(*_buffers(values))
+        return pa.array(distinct), counts
+    found = pc.value_counts(values.drop_null())
+    return found.field("values"), found.field("counts").to_numpy()
+
+
+def merge_counts(parts: list[dict[str, Tally]], folder: str | None = None) -> dict[str, Tally]:
+    """Adds up the counts of several partitions; ``folder``: where large ones are spilled to."""
+    with ThreadPoolExecutor(COLUMNS_AT_ONCE) as pool:
+        found = pool.map(lambda name: spill.merge([p[name] for p in parts], folder), parts[0])
+        return dict(zip(parts[0], found, strict=True))
 
 
 def choose_vocabulary(
-    values: pa.Array, counts: np.ndarray, min_count: int, room: int | None
+    counted: Iterable[Counts], min_count: int, room: int | None, known: pa.Array | None = None
 ) -> pa.Array:
     """The values that get a code, most frequent first, equal frequencies by value.
 
-    ``room``: the most values that are kept (None: no cap).
+    Args:
+        counted: counts in value order, in pieces.
+        room: the most values that are kept (None: no cap).
+        known: values that have one already.
     """
-    enough = np.flatnonzero(counts >= min_count)
-    kept, frequencies = values.take(pa.array(enough)), counts[enough]
-    if pa.types.is_integer(kept.type):
-        order = pa.array(np.lexsort((kept.to_numpy(), -frequencies)))
-    else:
-        order = pc.sort_indices(
-            pa.table({"value": kept, "count": frequencies}),
-            sort_keys=[("count", "descending"), ("value", "ascending")],
-        )
-    return kept.take(order if room is None else order[:room])
+    kept: list[Counts] = []
+    for values, counts in counted:
+        order = hash_counts.falling(counts, min_count)
+        if known is not None:
+            new = pc.invert(pc.is_in(values, value_set=known)).to_numpy(zero_copy_only=False)
+            order = order[new[order]]
+        kept.append(_at(values, counts, np.sort(order[:room])))
+        if room is not None and sum(len(counts) for _, counts in kept) > 2 * room + spill.ROW_GROUP:
+            values, counts = _joined(kept)
+            kept = [_at(values, counts, np.sort(hash_counts.falling(counts, 1)[:room]))]
+    values, counts = _joined(kept)
+    return values.take(pa.array(hash_counts.falling(counts, 1)[:room]))
+
+
+def _joined(pieces: list[Counts]) -> Counts:
+    return pa.concat_arrays([v for v, _ in pieces]), np.concatenate([c for _, c in pieces])
+
+
+def _at(values: pa.Array, counts: np.ndarray, positions: np.ndarray) -> Counts:
+    return values.take(pa.array(positions)), counts[positions]
 
 
 def _numeric(column: Any) -> bool:
     return column.dtype.kind in "iufb"
-
-
-def _one_array(chunked: pa.ChunkedArray) -> pa.Array:
-    return chunked.combine_chunks() if isinstance(chunked, pa.ChunkedArray) else chunked

@@ -1,4 +1,4 @@
-"""Integers → counts and codes, by open-addressing hash tables: what Categorify does on CPU.
+"""Integers → codes, by open-addressing hash tables: what Categorify does on CPU.
 
 All loops run without the interpreter's lock, so that threads share the work. Validity is Arrow's:
 bit ``offset + i`` of ``valid`` says whether value ``i`` is there; an empty ``valid`` means all are.
@@ -14,10 +14,17 @@ ALL_VALID = np.empty(0, np.uint8)
 
 
 @compiled
+def hashed(key):
+    """A hash, as uint64, whose first bits are the best; no two keys have the same.
+
+    Fibonacci hashing; the xor keeps ids that differ in high bits only from colliding.
+    """
+    return (np.uint64(key) ^ (np.uint64(key) >> np.uint64(32))) * _FIBONACCI
+
+
+@compiled
 def _slot(key, bits):
-    # Fibonacci hashing; the xor keeps ids that differ in high bits only from colliding.
-    mixed = np.uint64(key) ^ (np.uint64(key) >> np.uint64(32))
-    return np.int64((mixed * _FIBONACCI) >> np.uint64(64 - bits))
+    return np.int64(hashed(key) >> np.uint64(64 - bits))
 
 
 @compiled
@@ -30,7 +37,8 @@ def _mix(key):
 
 
 @compiled
-def _is_valid(valid, at):
+def is_valid(valid, at):
+    """Bit ``at`` of Arrow's validity; all are valid where there are no bits."""
     return valid.size == 0 or (valid[at >> 3] >> (at & 7)) & 1
 
 
@@ -68,12 +76,16 @@ def _positions(wanted, keys, positions, bits, absent):
 
 @compiled
 def _codes(wanted, valid, offset, keys, positions, bits, null, unknown, buckets, codes):
-    first = unknown + buckets
+    first, mask = unknown + buckets, (1 << bits) - 1
+    shift = np.uint64(64 - bits)  # worked out once: within the loop it costs as much as a look-up
     for i in range(len(wanted)):
-        if not _is_valid(valid, offset + i):
+        if valid.size and not is_valid(valid, offset + i):
             codes[i] = null
             continue
-        position = _find(wanted[i], keys, positions, bits)
+        slot = np.int64(hashed(wanted[i]) >> shift)
+        while positions[slot] != _EMPTY and keys[slot] != wanted[i]:
+            slot = (slot + 1) & mask
+        position = positions[slot]
         if position >= 0:
             codes[i] = first + position
         elif buckets == 1:
@@ -83,70 +95,12 @@ def _codes(wanted, valid, offset, keys, positions, bits, null, unknown, buckets,
 
 
 @compiled
-def _grown(keys, counts, bits):
-    """The same table with four times the room."""
-    size = 1 << bits
-    new_keys = np.zeros(size, np.int64)
-    new_counts = np.zeros(size, np.int64)
-    for old in range(len(keys)):
-        if counts[old]:
-            slot = _slot(keys[old], bits)
-            while new_counts[slot]:
-                slot = (slot + 1) & (size - 1)
-            new_keys[slot] = keys[old]
-            new_counts[slot] = counts[old]
-    return new_keys, new_counts
-
-
-@compiled
-def _count(values, valid, offset, weights, bits):
-    """Adds up the weights (all 1 where empty) of each distinct value."""
-    keys = np.zeros(1 << bits, np.int64)
-    counts = np.zeros(1 << bits, np.int64)
-    known = 0
-    for i in range(len(values)):
-        if not _is_valid(valid, offset + i):
-            continue
-        slot = _slot(values[i], bits)
-        while counts[slot] and keys[slot] != values[i]:
-            slot = (slot + 1) & ((1 << bits) - 1)
-        if counts[slot] == 0:
-            keys[slot] = values[i]
-            known += 1
-        counts[slot] += weights[i] if weights.size else 1
-        if 2 * known > 1 << bits:
-            bits += 2
-            keys, counts = _grown(keys, counts, bits)
-    distinct = np.empty(known, np.int64)
-    totals = np.empty(known, np.int64)
-    at = 0
-    for slot in range(1 << bits):
-        if counts[slot]:
-            distinct[at] = keys[slot]
-            totals[at] = counts[slot]
-            at += 1
-    return distinct, totals
-
-
-@compiled
 def _text_buckets(offsets, data, buckets, found):
     for i in range(len(found)):
         hashed = np.uint64(0xCBF29CE484222325)  # FNV-1a over the bytes
         for at in range(offsets[i], offsets[i + 1]):
             hashed = (hashed ^ np.uint64(data[at])) * np.uint64(0x100000001B3)
         found[i] = np.int64(_mix(hashed) % np.uint64(buckets))
-
-
-def value_counts(
-    values: np.ndarray, valid: np.ndarray = ALL_VALID, offset: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct valid int64 values and how often each stands in ``values``, in no special order."""
-    return _count(values, valid, offset, np.empty(0, np.int64), 12)
-
-
-def sum_counts(values: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct int64 values and the sums of their positive ``counts``."""
-    return _count(values, ALL_VALID, 0, counts, 12)
 
 
 def text_buckets(offsets: np.ndarray, data: np.ndarray, buckets: int) -> np.ndarray:
@@ -180,14 +134,12 @@ class HashIndex:
         null: int,
         unknown: int,
         buckets: int,
-        dtype: np.dtype,
-    ) -> np.ndarray:
-        """The code of each wanted int64 value, shape ``(n,)``.
+        codes: np.ndarray,
+    ) -> None:
+        """Writes the code of each wanted int64 value to ``codes``, integers ``(n,)``.
 
         ``null`` where it is not valid, ``unknown + buckets + position`` where it is known, else
         one of the ``buckets`` codes from ``unknown``, by a hash of the value.
         """
-        codes = np.empty(len(wanted), dtype)
         table = (self._keys, self._positions, self._bits)
         _codes(wanted, valid, offset, *table, null, unknown, buckets, codes)
-        return codes

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from core.merlin import ops
+from workflows.ops.fill_clip import by_column
 from workflows.ops.reduction import tree_reduce
 
 
@@ -34,6 +35,20 @@ class Normalize(ops.Normalize):
         for name, (n, mean, deviations) in moments.items():
             self.means[name] = mean
             self.stds[name] = math.sqrt(deviations / (n - 1)) if n > 1 else 0.0
+
+    def transform(self, col_selector, df):
+        names = iter(col_selector.names)
+        scaled = by_column(
+            df,
+            col_selector.names,
+            lambda values, out: self._scale(next(names), values, out),
+            self.output_dtype,
+        )
+        return super().transform(col_selector, df) if scaled is None else scaled
+
+    def _scale(self, name: str, values: np.ndarray, out: np.ndarray) -> None:
+        scaled = values - self.means[name]
+        np.divide(scaled, self.stds[name] or 1.0, out=out, casting="same_kind")
 
     def clear(self):
         super().clear()

@@ -1,0 +1,88 @@
+"""The raw logs that features were made of, one after another, split as preprocess did."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.artifacts import read_json
+from core.errors import UserError
+from pipeline import held_out, splits
+from pipeline.data_report.shards import RawLog, Shard, dated_log, ranking_log
+from pipeline.data_report.splitting import split_ratings, split_sessions
+from pipeline.preprocess import PLAN, log_digest, raw_manifest
+from pipeline.preprocess_ranking import in_split_order
+from pipeline.preprocess_sessions import id_shift
+from pipeline.splits import SplitSettings
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """One raw log: its manifest, without shards that an earlier log had, and what was added to
+    its session ids."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    shift: int
+
+
+def raw_logs(folders: list[Path], features: Path) -> list[Ingested]:
+    """The raw logs in ``folders``, in the order in which ``features`` took them.
+
+    Raises:
+        UserError: they are not what ``features`` were made of.
+    """
+    plan = read_json(features / PLAN)
+    expected = [plan["raw"], *plan.get("grown", ())]
+    manifests = [raw_manifest(folder) for folder in folders]
+    if [log_digest(manifest) for manifest in manifests] != expected:
+        told = ", ".join(map(str, folders))
+        how = "name the raw folder of each, oldest first" if len(expected) > 1 else "name that one"
+        raise UserError(
+            f"{features}: made from {len(expected)} raw log(s), of which {told} is not the whole, "
+            f"or not in that order; {how}, or run preprocess again"
+        )
+    known, found = held_out.NOTHING, []
+    for folder, manifest in zip(folders, manifests, strict=True):
+        manifest = held_out.fresh(manifest, known)
+        shift = id_shift(manifest, known) if found else 0
+        found.append(Ingested(folder, manifest, shift))
+        known = held_out.take(manifest, known)
+    return found
+
+
+def read_log(recipe: str, logs: list[Ingested], features: Path, made: dict[str, Any]) -> RawLog:
+    """All rows of ``logs``; ``made`` is the manifest of ``features``."""
+    settings = read_json(features / PLAN)["settings"]
+    split = SplitSettings.model_validate(settings["split"])
+    if recipe == "ranking":
+        days = [Path(e["file"]).name for log in logs for e in log.manifest["inputs"]]
+        return ranking_log(_shards(logs, split), days, made["ranges"])
+    shards = _shards(logs, SplitSettings())
+    if split.kind == "files":
+        shards = _tested(logs[0], shards, split)
+    if recipe == "interactions":
+        if split.kind == "leave_one_out" and len(logs) > 1:
+            raise UserError(
+                f"{features}: grown with split.kind 'leave_one_out', where what a user rated "
+                "before decides; the report does not know these splits. Run preprocess on all days"
+            )
+        return dated_log(shards, split_ratings(shards, made["bounds"]))
+    bounds = [fit["bounds"] for fit in made.get("fits", [made])]
+    return dated_log(shards, split_sessions(shards, [log.shift for log in logs], bounds))
+
+
+def _shards(logs: list[Ingested], split: SplitSettings) -> list[Shard]:
+    shards, first_day = [], 0
+    for number, log in enumerate(logs):
+        for entry in in_split_order(log.manifest, split):
+            day = first_day + entry["source_index"]
+            shards.append(Shard(log.folder / entry["file"], entry["rows"], day, number))
+        first_day += len(log.manifest["inputs"])
+    return shards
+
+
+def _tested(log: Ingested, shards: list[Shard], split: SplitSettings) -> list[Shard]:
+    """The shards, with those marked whose input file tests as a whole."""
+    files = [entry["file"] for entry in log.manifest["inputs"]]
+    testing = splits.test_file_indexes(split, files)
+    return [Shard(s.path, s.rows, s.day, s.log, s.day in testing) for s in shards]

@@ -1,0 +1,208 @@
+"""Raw click logs → features: rows in input order, cut by rows, days or files."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from core.cluster import ClusterSettings
+from core.merlin import Workflow
+from core.settings import Settings
+from pipeline import splits
+from pipeline.held_out import Settled, can_grow, link
+from pipeline.preprocess import Job, Part, origin, preprocess
+from pipeline.splits import SplitSettings
+from workflows import ranking
+from workflows.ranking import RankingWorkflowSettings
+
+RECIPE = "ranking"
+
+
+class RankingPreprocessSettings(Settings):
+    """Click logs → features."""
+
+    split: SplitSettings = SplitSettings()
+    workflow: RankingWorkflowSettings = RankingWorkflowSettings()
+    rows_per_part: int = Field(250_000, ge=1)
+    """Rows that a worker holds at once; memory grows with it, about 1 KB a row."""
+
+
+def preprocess_ranking(
+    raw: str | Path,
+    output: str | Path,
+    settings: RankingPreprocessSettings | None = None,
+    cluster: ClusterSettings | None = None,
+) -> dict[str, Any]:
+    """Makes ranking features of the raw Parquet in ``raw``.
+
+    Returns:
+        The manifest that was written to ``output/manifest.json``.
+    """
+    settings = settings or RankingPreprocessSettings()
+    return preprocess(RECIPE, prepare, raw, output, settings, cluster)
+
+
+def prepare(
+    client: Any,
+    raw: Path,
+    manifest: dict[str, Any],
+    settings: RankingPreprocessSettings,
+    scratch: Path,
+    settled: Settled | None = None,
+) -> Job:
+    """See :data:`pipeline.preprocess.Prepare`."""
+    log = raw_log(raw, manifest, settings.split, settled)
+    ranges = told = split_ranges(log, manifest, settings.split)
+    if settled is not None:
+        ranges = splits.ranges_after(ranges, settled.record["settled"], settings.split)
+        told = {**ranges, "train": (0, ranges["train"][1])}
+    growing = can_grow(settings.split)
+    return Job(
+        parts=ranking_parts(log, ranges, settings.rows_per_part),
+        read=read_rows,
+        workflow=partial(workflow, settings, list(manifest["columns"])),
+        schema=ranking.raw_schema(),
+        about={"unit": "rows", **origin(manifest), "ranges": told},
+        hold_out=(lambda folder: hold_out(log, ranges, folder)) if growing else None,
+    )
+
+
+def workflow(settings: RankingPreprocessSettings, columns: list[str]) -> Workflow:
+    """The unfitted workflow for a raw log that has ``columns``."""
+    return ranking.build(settings.workflow)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of raw rows."""
+
+    path: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class RowLog:
+    """Raw rows in the order in which they are split.
+
+    ``units``: rows of each day or input file of the whole log; ``first_row``: how many of its rows
+    come before the first of ``shards``.
+    """
+
+    shards: list[Shard]
+    units: list[int]
+    first_row: int = 0
+
+
+def raw_log(
+    raw: Path, manifest: dict[str, Any], split: SplitSettings, settled: Settled | None = None
+) -> RowLog:
+    """The rows of ``raw``, after those that were held back where features grow."""
+    shards, units, first_row = [], [], 0
+    if settled is not None:
+        units, first_row = list(settled.record["units"]), settled.record["first_row"]
+        for entry in settled.record["shards"]:
+            shards.append(Shard(str(settled.path(entry["file"])), entry["rows"]))
+    numbers: dict[int, int] = {}
+    for entry in in_split_order(manifest, split):
+        source = entry["source_index"]
+        if source not in numbers:
+            numbers[source] = len(units)
+            units.append(0)
+        units[numbers[source]] += entry["rows"]
+        shards.append(Shard(str(raw / entry["file"]), entry["rows"]))
+    return RowLog(shards, units, first_row)
+
+
+def in_split_order(manifest: dict[str, Any], split: SplitSettings) -> list[dict[str, Any]]:
+    """The shards, those of the files that test last where the split is by file."""
+    shards = manifest["shards"]
+    if split.kind != "files":
+        return shards
+    testing = splits.test_file_indexes(split, [entry["file"] for entry in manifest["inputs"]])
+    return sorted(shards, key=lambda shard: shard["source_index"] in testing)
+
+
+def split_ranges(
+    log: RowLog, manifest: dict[str, Any], split: SplitSettings
+) -> dict[str, tuple[int, int]]:
+    """First and last-plus-one row of each split, of the rows of the whole log in their order."""
+    testing = split.test_days
+    if split.kind == "files":
+        files = [entry["file"] for entry in manifest["inputs"]]
+        present = {shard["source_index"] for shard in manifest["shards"]}
+        testing = len(splits.test_file_indexes(split, files) & present)
+    return splits.row_ranges(split, np.array(log.units), testing)
+
+
+def ranking_parts(
+    log: RowLog, ranges: dict[str, tuple[int, int]], rows_per_part: int
+) -> list[Part]:
+    """Cuts every split into parts of at most ``rows_per_part`` rows of one shard."""
+    parts = []
+    for split, (first, last) in ranges.items():
+        number, at = 0, log.first_row
+        for shard in log.shards:
+            start, stop = max(first, at) - at, min(last, at + shard.rows) - at
+            for row in range(start, stop, rows_per_part):
+                end = min(stop, row + rows_per_part)
+                parts.append(Part(split, number, (shard.path, row, end)))
+                number += 1
+            at += shard.rows
+    return parts
+
+
+def hold_out(log: RowLog, ranges: dict[str, tuple[int, int]], folder: Path) -> dict[str, Any]:
+    """Links the raw files with rows that validate or test; returns where they stand in the log."""
+    settled, at = ranges["valid"][0], log.first_row
+    kept: list[dict[str, Any]] = []
+    first_row = None
+    for shard in log.shards:
+        if at + shard.rows > settled:
+            first_row = at if first_row is None else first_row
+            name = f"raw-{len(kept):05d}.parquet"
+            link(shard.path, folder / name)
+            kept.append({"file": name, "rows": shard.rows})
+        at += shard.rows
+    return {"units": log.units, "settled": settled, "first_row": first_row, "shards": kept}
+
+
+def read_rows(source: tuple[str, int, int], split: str) -> pd.DataFrame:
+    """Rows ``start`` to ``stop`` of one raw file; only the row groups that hold them are read."""
+    path, start, stop = source
+    names = list(ranking.RAW_TYPES)
+    file = pq.ParquetFile(path)
+    groups, offset, at = [], None, 0
+    for group in range(file.num_row_groups):
+        rows = file.metadata.row_group(group).num_rows
+        if at < stop and at + rows > start:
+            groups.append(group)
+            offset = at if offset is None else offset
+        at += rows
+    table = file.read_row_groups(groups, columns=names, use_threads=False)
+    frame = ranking_frame(table.slice(start - (offset or 0), stop - start))
+    return ranking.for_split(frame, split)
+
+
+def ranking_frame(table: pa.Table) -> pd.DataFrame:
+    """Raw rows as the ranking workflow reads them: numbers as NumPy's, categories as Arrow's.
+
+    Arrow's columns are taken as they are, with their nulls; NumPy's would be floats with NaN, each
+    copied whenever the workflow selects some of them.
+    """
+    columns = {}
+    dense = np.empty((len(ranking.DENSE), table.num_rows))  # one block: huge pages
+    for name, dtype in ranking.RAW_TYPES.items():
+        if name in ranking.CATEGORICAL and pa.types.is_integer(table[name].type):
+            columns[name] = pd.Series(pd.arrays.ArrowExtensionArray(table[name]), copy=False)
+        elif name in ranking.DENSE:
+            columns[name] = dense[ranking.DENSE.index(name)]
+            columns[name][:] = table[name].to_numpy()
+        else:
+            columns[name] = table[name].to_numpy().astype(dtype, copy=False)
+    return pd.DataFrame(columns, copy=False)

@@ -1,0 +1,92 @@
+"""Scores of raw lines from a bundle alone, against the features and the definition."""
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from pipeline.__main__ import main
+from pipeline.scoring import Bundle
+from tests.pipeline import grown as compare
+from workflows.ranking import CATEGORICAL, DENSE
+
+ROWS, TRAIN, VALID = 900, 576, 720
+SMOOTHING = 5.0
+SETTINGS = """
+ranking:
+  preprocess:
+    split: {test: 0.2, valid: 0.2}
+    rows_per_part: 150
+    workflow:
+      freq_threshold: 2
+      num_buckets: 2
+      columns: {I3: {missing: median, scale: none}, C5: {freq_threshold: 4}}
+      target_encoding: [C1, C2]
+      target_smoothing: 5.0
+      counts: [C2]
+  train: {epochs: 1, batch_size: 128}
+"""
+
+
+def write_log(path, seed=0):
+    """A click log of two files' rows as text: blanks, values never seen before in its tail."""
+    rng = np.random.default_rng(seed)
+    lines = []
+    for row in range(ROWS):
+        dense = ["" if rng.random() < 0.2 else str(rng.geometric(0.1)) for _ in DENSE]
+        values = rng.zipf(1.5, len(CATEGORICAL)) % 60 + (row > VALID) * 7
+        codes = ["" if rng.random() < 0.1 else f"{value:08x}" for value in values]
+        lines.append("\t".join([str(rng.integers(0, 2)), *dense, *codes]))
+    path.write_text("\n".join(lines) + "\n")
+    return lines
+
+
+@pytest.fixture(scope="module")
+def road(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scoring")
+    lines = write_log(folder / "log.txt")
+    (folder / "tail.txt").write_text("\n".join([*lines[VALID:], "no line of such a log"]) + "\n")
+    (folder / "params.yaml").write_text(SETTINGS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["ingest", "ranking", "--input", "log.txt"]) == 0
+        for stage in ("preprocess", "train", "export"):
+            assert main([stage, "ranking"]) == 0
+    return folder, lines
+
+
+def test_target_encodings_are_means_of_the_training_rows(road):
+    folder, lines = road
+    cells = [line.split("\t") for line in lines]
+    training = [(int(row[0]), row) for row in cells[:TRAIN]]
+    mean = sum(label for label, _ in training) / TRAIN
+    found = compare.read(folder / "data/ranking/features", "test")
+    for name in ("C1", "C2"):
+        at = 1 + len(DENSE) + CATEGORICAL.index(name)
+        expected = []
+        for row in cells[VALID:]:
+            same = [label for label, other in training if other[at] == row[at]]
+            expected.append((sum(same) + SMOOTHING * mean) / (len(same) + SMOOTHING))
+        np.testing.assert_allclose(found[f"TE_{name}_label"], expected, atol=1e-6)
+
+
+def test_scores_are_those_of_the_features_and_nothing_of_a_scratch_folder_is_told(
+    road, tmp_path, monkeypatch, capsys
+):
+    folder, _ = road
+    monkeypatch.chdir(folder)
+    output = tmp_path / "scores.parquet"
+    limit = ["--input", "tail.txt", "--output", str(output)]
+    assert main(["score", *limit]) == 0
+    told = capsys.readouterr().out
+    assert told.strip() == f"score: {ROWS - VALID:,} rows, 1 quarantined → {output}"
+    scores = pl.read_parquet(output)["probability"]
+    features = compare.read(folder / "data/ranking/features", "test")
+    model = Bundle("data/ranking/bundle").model
+    columns = {name: features[name].to_numpy().copy() for name in model.input_names}
+    inputs = {name: torch.from_numpy(column) for name, column in columns.items()}
+    assert {"TE_C1_label", "C2_count"} <= set(inputs)
+    with torch.inference_mode():
+        expected = torch.sigmoid(model(inputs).double()).numpy()
+    np.testing.assert_allclose(scores, expected, atol=1e-9)
+    assert len(set(scores)) > 100
