@@ -18,6 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one subcommand; returns the exit status."""
     parser = make_parser()
     options = parser.parse_args(arguments)
+    console.only_the_first_speaks()
     try:
         options.run(options)
     except UserError as error:
@@ -55,6 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
     _preprocess(stages)
     _inspect(stages)
     _train(stages)
+    _profile(stages)
     _evaluate(stages)
     _export(stages)
     _apply(stages)
@@ -155,11 +157,8 @@ def _preprocess(stages: argparse._SubParsersAction) -> None:
     _path(stage, "--output", "folder to write", "data/RECIPE/features")
     stage.add_argument(
         "--grow",
-        nargs="?",
-        choices=("split", "train"),
-        const="split",
-        help="add the input to the features that are in --output: cut by the split settings, or "
-        "(train) all of it for training; ranking only",
+        action="store_true",
+        help="add the input to the features that are in --output",
     )
 
 
@@ -176,9 +175,21 @@ def _inspect(stages: argparse._SubParsersAction) -> None:
         )
 
     stage = _stage(
-        stages, "inspect", "report what the data holds, and how it drifts", run, settings=False
+        stages,
+        "inspect",
+        "report what the data holds, and how it drifts",
+        run,
+        recipes=READ_RECIPES,
+        settings=False,
     )
-    _path(stage, "--raw", "folder that ingest wrote", "data/RECIPE/raw")
+    stage.add_argument(
+        "--raw",
+        type=Path,
+        metavar="PATH",
+        nargs="+",
+        help="folder that ingest wrote; of features that grew all of them, oldest first (default: "
+        "data/RECIPE/raw)",
+    )
     _path(stage, "--features", "folder that preprocess wrote", "data/RECIPE/features")
     _path(stage, "--output", "JSON file to write", "metrics/RECIPE-data.json")
     _path(stage, "--plots", "folder to write", "plots/RECIPE-data")
@@ -192,9 +203,25 @@ def _train(stages: argparse._SubParsersAction) -> None:
         output = options.output or layout.folder(options.recipe, "model")
         train(options.recipe, features, output, _params(options))
 
-    stage = _stage(stages, "train", "train the recipe's model on the features", run)
+    stage = _stage(
+        stages, "train", "train the recipe's model on the features", run, recipes=READ_RECIPES
+    )
     _path(stage, "--input", "folder that preprocess wrote", "data/RECIPE/features")
     _path(stage, "--output", "folder to write", "data/RECIPE/model")
+
+
+def _profile(stages: argparse._SubParsersAction) -> None:
+    def run(options: argparse.Namespace) -> None:
+        from pipeline.stages.profile import profile
+
+        features = options.input or layout.folder(options.recipe, "features")
+        output = options.output or layout.folder(options.recipe, "profile")
+        profile(options.recipe, features, output, _params(options), options.steps)
+
+    stage = _stage(stages, "profile", "show where the time of a training step goes", run)
+    _path(stage, "--input", "folder that preprocess wrote", "data/RECIPE/features")
+    _path(stage, "--output", "folder for profile.json and trace.json", "data/RECIPE/profile")
+    stage.add_argument("--steps", type=int, default=100, help="to time (default: 100)")
 
 
 def _evaluate(stages: argparse._SubParsersAction) -> None:
@@ -211,7 +238,9 @@ def _evaluate(stages: argparse._SubParsersAction) -> None:
             options.split,
         )
 
-    stage = _stage(stages, "evaluate", "measure a trained model on held-out data", run)
+    stage = _stage(
+        stages, "evaluate", "measure a trained model on held-out data", run, recipes=READ_RECIPES
+    )
     _path(stage, "--features", "folder that preprocess wrote", "data/RECIPE/features")
     _path(stage, "--model", "folder that train wrote", "data/RECIPE/model")
     _path(stage, "--metrics", "JSON file to write", "metrics/RECIPE.json")

@@ -6,7 +6,7 @@ DATA = Path("data")
 
 
 def folder(recipe: str, what: str) -> Path:
-    """``data/<recipe>/<what>``, what being generated, raw, features, model or bundle."""
+    """``data/<recipe>/<what>``, what being generated, raw, features, model, profile or bundle."""
     return DATA / recipe / what
 
 

@@ -12,11 +12,15 @@ from typing import Any, NamedTuple
 
 from core.errors import UserError
 from core.settings import Settings, merge, read_tree, validate
+from training.interactions import ENGINE_DEFAULTS as INTERACTION_ENGINE
+from training.interactions import MODELS as INTERACTION_MODELS
+from training.ranking import MODELS as CLICK_MODELS
 from training.sessions import ENGINE_DEFAULTS as SESSION_ENGINE
 
 RECIPES = ("ranking", "sessions")
 READ_RECIPES = (*RECIPES, "interactions")
-"""Those that can be ingested and preprocessed; ``interactions`` has no models yet."""
+"""Those that can be ingested, preprocessed, trained on and evaluated; ``interactions`` is no part
+of the DVC pipeline."""
 PARAMS_FILE = Path("params.yaml")
 
 
@@ -34,12 +38,12 @@ SECTIONS: dict[str, Section] = {
     "cluster": Section("core.cluster:ClusterSettings"),
     "ranking.generate": Section("pipeline.synthetic.criteo:CriteoGenerateSettings"),
     "ranking.source": Section("pipeline.ingest.criteo:CriteoSourceSettings"),
-    "ranking.preprocess": Section("pipeline.preprocess:RankingPreprocessSettings"),
-    "ranking.dlrm": Section("training.ranking.dlrm:DLRMSettings"),
+    "ranking.preprocess": Section("pipeline.preprocess_ranking:RankingPreprocessSettings"),
+    **{f"ranking.{name}": Section(settings) for name, settings in CLICK_MODELS.items()},
     "ranking.train": Section(ENGINE),
     "sessions.generate": Section("pipeline.synthetic.sessions:SessionsGenerateSettings"),
     "sessions.source": Section("pipeline.ingest.clickstream:ClickstreamSourceSettings"),
-    "sessions.preprocess": Section("pipeline.preprocess:SessionsPreprocessSettings"),
+    "sessions.preprocess": Section("pipeline.preprocess_sessions:SessionsPreprocessSettings"),
     "sessions.xlnet": Section("training.sessions.settings:XLNetSettings"),
     "sessions.popular": Section("training.sessions.settings:PopularSettings"),
     "sessions.train": Section(ENGINE, SESSION_ENGINE),
@@ -48,11 +52,17 @@ SECTIONS: dict[str, Section] = {
     "interactions.preprocess": Section(
         "pipeline.preprocess_interactions:InteractionsPreprocessSettings"
     ),
+    **{f"interactions.{name}": Section(path) for name, path in INTERACTION_MODELS.items()},
+    "interactions.train": Section(ENGINE, INTERACTION_ENGINE),
     "random": Section("pipeline.synthetic.random_ids:RandomGenerateSettings"),
     "trace": Section("pipeline.synthetic.trace:TraceGenerateSettings"),
 }
-MODELS = {"ranking": ("dlrm",), "sessions": ("xlnet", "popular")}
-"""What ``ranking.model`` and ``sessions.model`` may name; the first is the default."""
+MODELS = {
+    "ranking": tuple(CLICK_MODELS),
+    "sessions": ("xlnet", "popular"),
+    "interactions": tuple(INTERACTION_MODELS),
+}
+"""What ``RECIPE.model`` may name; the first is the default."""
 
 
 class Params:
@@ -106,7 +116,7 @@ class Params:
         for name in SECTIONS:
             if "." in name or name in self.tree or name == "cluster":
                 self.section(name)
-        for recipe in RECIPES:
+        for recipe in MODELS:
             self.model(recipe)
 
 
@@ -118,7 +128,7 @@ def settings_class(name: str) -> type[Settings]:
 
 def _check_names(tree: Mapping[str, Any], origin: str) -> None:
     """Names of sections, at every stage: a misspelt one must not be found an hour later."""
-    known = {name for name in SECTIONS} | {f"{recipe}.model" for recipe in RECIPES}
+    known = {name for name in SECTIONS} | {f"{recipe}.model" for recipe in MODELS}
     for top, below in tree.items():
         if top in known and top not in READ_RECIPES:
             continue

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -253,24 +254,32 @@ class _ArrowLoader(torch_loader().Loader):
 
     def make_tensors(self, gdf: pa.Table, use_row_lengths: bool = False) -> Iterator[Batch]:
         """A table of whole batches → this rank's slice of each, as views of one tensor a column."""
-        columns = {name: _tensors(gdf.column(name)) for name in gdf.column_names}
-        for first in range(0, gdf.num_rows, self.batch_size):
-            rows = min(self.batch_size, gdf.num_rows - first)
-            rank, world_size = self._order.batches.rank, self._order.batches.world_size
-            low, high = (first + rows * r // world_size for r in (rank, rank + 1))
-            yield self._batch(columns, low, high)
-
-    def _batch(self, columns: dict[str, Any], low: int, high: int) -> Batch:
-        inputs: Inputs = {}
-        for name, column in columns.items():
+        rank, world_size = self._order.batches.rank, self._order.batches.world_size
+        cuts = [
+            first + min(self.batch_size, gdf.num_rows - first) * r // world_size
+            for first in range(0, gdf.num_rows, self.batch_size)
+            for r in range(world_size)
+        ]
+        cuts.append(gdf.num_rows)
+        # All slices of a column in one call: one by one, they take as long as small steps.
+        slices: dict[str, Sequence[torch.Tensor]] = {}
+        for name in gdf.column_names:
+            column = _tensors(gdf.column(name))
             if isinstance(column, tuple):
                 values, offsets = column
-                own = offsets[low : high + 1]
-                inputs[f"{name}__values"] = values[int(own[0]) : int(own[-1])]
-                inputs[f"{name}__offsets"] = own - own[0]
+                ends = offsets[cuts]
+                slices[f"{name}__values"] = values[ends[0] : ends[-1]].split(ends.diff().tolist())
+                slices[f"{name}__offsets"] = [
+                    offsets[low : high + 1] - offsets[low] for low, high in pairwise(cuts)
+                ]
             else:
-                inputs[name] = column[low:high]
-        targets = {name: inputs.pop(name).float() for name in self.label_names}
+                column = column.float() if name in self.label_names else column
+                slices[name] = column.split([high - low for low, high in pairwise(cuts)])
+        own = zip(*(pieces[rank::world_size] for pieces in slices.values()), strict=True)
+        return (self._batch(dict(zip(slices, pieces, strict=True))) for pieces in own)
+
+    def _batch(self, inputs: Inputs) -> Batch:
+        targets = {name: inputs.pop(name) for name in self.label_names}
         if len(targets) > 1:
             return inputs, targets
         return inputs, next(iter(targets.values()), None)

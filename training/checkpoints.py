@@ -1,10 +1,10 @@
 """Checkpoints: model, optimizers, random state and progress in one safetensors file.
 
-The tensors are the file's tensors; everything else is JSON in its header, beside a SHA-256 of
-both. A file is written whole or not at all, and one that was cut off or altered is not used.
+The tensors are the file's tensors; everything else is JSON in its header. A file is written whole
+or not at all, and one that was cut off or altered is not used. Tensors go from and to the disk in
+pieces, so that a table may be larger than memory.
 """
 
-import hashlib
 import json
 import random
 from collections.abc import Mapping
@@ -17,48 +17,37 @@ import torch
 from torch import nn
 
 from core import console
-from core.artifacts import PARTIAL, read_tensors, write_tensors
+from core.artifacts import remove_partials
 from core.errors import UserError
+from core.tensors import Pieces, TensorFile, write_tensors
+from training.columns import column_rows, input_columns
 
-Tensors = dict[str, torch.Tensor]
+Tensors = Mapping[str, torch.Tensor]
 
 
 @dataclass
 class Checkpoint:
-    """What one file holds: named tensors, and a JSON-able state."""
+    """Named tensors, in memory or in a file that is read as they are asked for; a JSON state."""
 
-    tensors: Tensors
+    tensors: Mapping[str, torch.Tensor | Pieces]
     state: dict[str, Any]
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
     """Writes ``checkpoint`` atomically, with its checksum."""
-    tensors = {name: t.detach().cpu().contiguous() for name, t in checkpoint.tensors.items()}
-    state = json.dumps(checkpoint.state, sort_keys=True, allow_nan=False)
-    write_tensors(path, tensors, {"state": state, "sha256": _checksum(tensors, state)})
+    state = json.dumps(checkpoint.state, allow_nan=False)
+    write_tensors(path, checkpoint.tensors, {"state": state})
 
 
 def load(path: Path) -> Checkpoint:
-    """Reads a checkpoint.
+    """Opens a checkpoint, of which every byte is checked first.
 
     Raises:
         UserError: it is absent, cut off, or its content does not match its checksum.
     """
-    tensors, metadata = read_tensors(path)
-    state = metadata.get("state", "")
-    if metadata.get("sha256") != _checksum(tensors, state):
-        raise UserError(f"{path}: altered since it was written (its checksum does not match)")
-    return Checkpoint(tensors, json.loads(state))
-
-
-def _checksum(tensors: Mapping[str, torch.Tensor], state: str) -> str:
-    digest = hashlib.sha256(state.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        # Viewed as bytes, since NumPy has no bfloat16.
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    file = TensorFile(path)
+    file.check(required=True)
+    return Checkpoint(file, json.loads(file.metadata["state"]))
 
 
 class CheckpointFolder:
@@ -91,16 +80,26 @@ class CheckpointFolder:
                 file.unlink()
 
     def newest(self, fingerprint: Mapping[str, Any]) -> Checkpoint | None:
-        """The last whole checkpoint, if it was made by the same settings, model and data."""
-        for file in self.folder.glob(f".*{PARTIAL}"):
-            file.unlink()  # What a killed run was writing.
+        """The last whole checkpoint, if it was made by the same settings, model and data.
+
+        Raises:
+            UserError: it is of an unfinished run on features of another schema, naming the column.
+        """
+        remove_partials(self.folder)
         for file in sorted(self.folder.glob("step-*.safetensors"), reverse=True):
             try:
                 checkpoint = load(file)
             except UserError as error:
                 console.say(f"{error}; trying the checkpoint before it")
                 continue
-            changed = differences(checkpoint.state["fingerprint"], fingerprint)
+            made_of = checkpoint.state["fingerprint"]
+            fault = other_columns(made_of.get("columns"), fingerprint.get("columns"))
+            if fault and not checkpoint.state["finished"]:
+                raise UserError(
+                    f"{file}: of an unfinished training on features of another schema: {fault}. "
+                    f"Train into another folder, or delete {self.folder} to train afresh"
+                )
+            changed = differences(made_of, fingerprint)
             if changed:
                 console.say(f"{self.folder}: from another run ({changed}); training afresh")
                 return None
@@ -116,12 +115,9 @@ class CheckpointFolder:
 
 def _best_step(file: Path) -> int | None:
     """The best step that a resumable checkpoint refers to; its tensors are not read."""
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(file, framework="pt") as tensors:
-            return json.loads((tensors.metadata() or {}).get("state", "{}")).get("best_step")
-    except SafetensorError:
+        return json.loads(TensorFile(file).metadata.get("state", "{}")).get("best_step")
+    except UserError:
         return None
 
 
@@ -139,16 +135,18 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") 
     return "; ".join(found[:3])
 
 
-def optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> tuple[Tensors, list[Any]]:
+def optimizer_tensors(
+    optimizers: list[torch.optim.Optimizer],
+) -> tuple[dict[str, torch.Tensor], list[Any]]:
     """Optimizers' states as named tensors and, for what is not a tensor, JSON-able lists."""
-    tensors: Tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     rest = []
     for number, optimizer in enumerate(optimizers):
         state = optimizer.state_dict()
         plain: dict[str, dict[str, Any]] = {}
         for index, values in state["state"].items():
             for name, value in values.items():
-                if isinstance(value, torch.Tensor):
+                if isinstance(value, torch.Tensor | Pieces):
                     tensors[f"optimizer.{number}.{index}.{name}"] = value
                 else:
                     plain.setdefault(str(index), {})[name] = value
@@ -159,17 +157,49 @@ def optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> tuple[Tensors,
 def restore_optimizers(
     optimizers: list[torch.optim.Optimizer], tensors: Tensors, rest: list[Any]
 ) -> None:
-    """The inverse of :func:`optimizer_tensors`."""
+    """The inverse of :func:`optimizer_tensors`.
+
+    State that an optimizer has set up already is filled where it lies, which may be a mapped file.
+    """
     for number, optimizer in enumerate(optimizers):
-        state: dict[int, dict[str, Any]] = {}
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
         for index, values in rest[number]["plain"].items():
-            state.setdefault(int(index), {}).update(values)
+            optimizer.state[weights[int(index)]].update(values)
         prefix = f"optimizer.{number}."
-        for full_name, tensor in tensors.items():
+        for full_name in tensors:
             if full_name.startswith(prefix):
                 index, name = full_name.removeprefix(prefix).split(".", 1)
-                state.setdefault(int(index), {})[name] = tensor
-        optimizer.load_state_dict({"state": state, "param_groups": rest[number]["groups"]})
+                weight = weights[int(index)]
+                state = optimizer.state[weight]
+                if _fits(state.get(name), tensors, full_name):
+                    fill(state[name], tensors, full_name)
+                else:
+                    # As Optimizer.load_state_dict places it: step counts stay on the CPU.
+                    place = "cpu" if name == "step" else weight.device
+                    state[name] = tensors[full_name].to(place)
+        for group, saved in zip(optimizer.param_groups, rest[number]["groups"], strict=True):
+            group.update({key: value for key, value in saved.items() if key != "params"})
+        # Its own state given back to it: what an optimizer keeps beside it is then brought in line.
+        optimizer.load_state_dict(optimizer.state_dict())
+
+
+def fill(tensor: torch.Tensor, tensors: Tensors, name: str) -> None:
+    """Copies ``tensors[name]`` into ``tensor``; from a file, piece by piece."""
+    if isinstance(tensors, TensorFile):
+        tensors.copy_to(name, tensor)
+    else:
+        with torch.no_grad():
+            tensor.copy_(tensors[name])
+
+
+def _fits(tensor: Any, tensors: Tensors, name: str) -> bool:
+    if not isinstance(tensor, torch.Tensor):
+        return False
+    if isinstance(tensors, TensorFile):
+        dtype, shape = tensors.dtype(name), tensors.shape(name)
+    else:
+        dtype, shape = tensors[name].dtype, tensors[name].shape
+    return tensor.dtype == dtype and tuple(tensor.shape) == tuple(shape)
 
 
 def random_tensors() -> tuple[Tensors, dict[str, Any]]:
@@ -197,32 +227,73 @@ def restore_random(tensors: Tensors, rest: Mapping[str, Any]) -> None:
     random.setstate((version, tuple(words), gauss))
 
 
-def model_tensors(model: nn.Module) -> Tensors:
+def model_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """The model's weights and buffers under ``model.``."""
     return {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
 
 
 def restore_model(model: nn.Module, tensors: Tensors) -> None:
     """The inverse of :func:`model_tensors`; other tensors are passed over."""
-    own = {k.removeprefix("model."): t for k, t in tensors.items() if k.startswith("model.")}
-    model.load_state_dict(own)
+    _fill_model(model, tensors, "model.")
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
-    """Writes a model's weights alone, as plain safetensors under their own names."""
-    write_tensors(path, model.state_dict())
+    """Writes a model's weights alone, as plain safetensors under their own names.
+
+    The header also says which columns they are for, see :func:`load_weights`.
+    """
+    columns = {"read": input_columns(model), "rows": column_rows(model)}
+    write_tensors(path, model.state_dict(), {"columns": json.dumps(columns)})
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
     """Reads weights that :func:`save_weights` wrote.
 
     Raises:
-        UserError: names or shapes are not this model's, with the first of them.
+        UserError: the file is damaged, or its weights are for other columns, other sizes of their
+            tables, or another model, naming the first of them.
     """
-    tensors, _ = read_tensors(path)
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    changed = differences(shapes, expected)
-    if changed:
-        raise UserError(f"{path}: not the weights of this model and schema: {changed}")
-    model.load_state_dict(tensors)
+    file = TensorFile(path)
+    file.check()
+    written = json.loads(file.metadata.get("columns", "{}"))
+    expected = {"read": input_columns(model), "rows": column_rows(model)}
+    fault = other_columns(written, expected)
+    if not fault:
+        shapes = {name: file.shape(name) for name in file}
+        own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        fault = differences(shapes, own)
+    if fault:
+        raise UserError(f"{path}: not the weights of this model and schema: {fault}")
+    _fill_model(model, file, "")
+
+
+def other_columns(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> str:
+    """How the columns that weights are for differ from those that are there; empty if nothing.
+
+    Both are ``{"read": names or None, "rows": {column: rows of its table}}``, or nothing is known.
+    """
+    if not old or not new:
+        return ""
+    read, now = (set(columns["read"] or ()) for columns in (old, new))
+    found = [f"column {name} is not in the features" for name in sorted(read - now)]
+    found += [f"column {name} was not there in training" for name in sorted(now - read)]
+    if not found and old["read"] != new["read"]:
+        found = [f"the columns' order differs: {', '.join(old['read'] or ())}"]
+    found += [
+        f"the table of column {name} has {rows:,} rows, the schema asks for {new['rows'][name]:,}"
+        for name, rows in old["rows"].items()
+        if new["rows"].get(name, rows) != rows
+    ]
+    return "; ".join(found[:3])
+
+
+@torch.no_grad()
+def _fill_model(model: nn.Module, tensors: Tensors, prefix: str) -> None:
+    filled = set()
+    for name, tensor in model.state_dict().items():
+        if isinstance(tensor, Pieces):
+            continue  # Sharded over processes: filled by training.distributed.
+        place = tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape
+        if place not in filled or not tensor.numel():
+            fill(tensor, tensors, prefix + name)
+            filled.add(place)

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from core.settings import Settings
 
@@ -33,8 +33,9 @@ class EngineSettings(Settings):
     weight_decay: float = Field(0.0, ge=0)
     """L2 (decoupled for adamw) on all weights that are not embedding tables."""
 
-    table_optimizer: Optimizer | None = None
-    """Of the embedding tables; null: the same as ``optimizer``."""
+    table_optimizer: Optimizer | Literal["rowwise_adagrad"] | None = None
+    """Of the embedding tables; null: the same as ``optimizer``. It moves the rows that a batch uses
+    and no others; rowwise_adagrad keeps one number a row instead of one a weight."""
 
     table_learning_rate: float | None = Field(None, gt=0)
     """Of ``table_optimizer``; null: the same as ``learning_rate``."""
@@ -42,17 +43,50 @@ class EngineSettings(Settings):
     table_weight_decay: float = Field(0.0, ge=0)
     """L2 on embedding rows, applied to the rows that a batch uses."""
 
+    tables: Literal["auto", "plain", "compiled", "fused"] = "auto"
+    """How click models' tables are looked up and updated; the numbers are the same. plain: torch's
+    nn.Embedding; compiled: loops over the batch's rows, CPU only; fused: FBGEMM, whose backward
+    pass is the optimizer step; auto: compiled on CPU, fused on GPU where nothing speaks against
+    it."""
+
+    tables_out_of_core: bool = False
+    """Whether click models' tables and their optimizer's state may be larger than memory. They then
+    lie in memory-mapped files beside the checkpoints, or, with a GPU, in the host's memory."""
+
+    sharding: Literal["auto", "table_wise", "row_wise", "column_wise"] = "auto"
+    """How click models' tables lie over several processes (torchrun): whole tables, or cut by rows
+    or by columns; auto: as TorchRec's planner finds best for each table."""
+
+    process_timeout_minutes: float = Field(10.0, gt=0)
+    """How long a process of several waits for another before it takes it for lost; writing a
+    checkpoint has to take less."""
+
     warmup_steps: int = Field(0, ge=0)
     """Steps over which both learning rates rise linearly from near 0."""
 
-    decay: Literal["constant", "linear", "cosine"] = "constant"
-    """How both learning rates go to 0 between the warm-up and the last step, if they do."""
+    decay: Literal["constant", "linear", "cosine", "plateau"] = "constant"
+    """How both learning rates fall after the warm-up: linear and cosine go to 0 at the last step;
+    plateau multiplies them by ``plateau_factor`` where validation gets no better."""
+
+    plateau_factor: float = Field(0.5, gt=0, lt=1)
+    """What ``decay: plateau`` multiplies both learning rates by."""
+
+    plateau_patience: int = Field(1, ge=1)
+    """Validations without a better value before ``decay: plateau`` lowers the rates."""
 
     gradient_clip: float | None = Field(None, gt=0)
     """Largest norm of all gradients taken together; larger ones are scaled down to it."""
 
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: matrix products in bfloat16 by autocast; weights and losses stay in fp32."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the model is trained; auto: on the GPU where torch sees one."""
+
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    """bf16: matrix products in bfloat16 by autocast; weights and losses stay in fp32. auto: bf16
+    where the hardware multiplies it natively, else fp32."""
+
+    compile: bool = False
+    """Compile the dense layers with torch.compile. On the CPU this needs a C++ compiler, and did
+    not pay on a machine with AVX2 only."""
 
     validate_every: float = Field(0.25, gt=0)
     """Epochs between validations: 0.25 validates four times an epoch."""
@@ -78,17 +112,34 @@ class EngineSettings(Settings):
     threads: int | None = Field(None, ge=1)
     """CPU threads for tensor arithmetic; null: as many as torch chooses."""
 
+    @model_validator(mode="after")
+    def _plateau_comes_before_the_end(self) -> "EngineSettings":
+        if self.decay == "plateau" and self.patience and self.patience <= self.plateau_patience:
+            raise ValueError(
+                f"decay: plateau lowers the rates after plateau_patience={self.plateau_patience} "
+                f"validations without a better one, but patience={self.patience} ends the run by "
+                "then; set patience higher"
+            )
+        return self
+
     def steps_between_validations(self, batches: int) -> int:
         """Steps from one validation to the next, for an epoch of ``batches``."""
         return self.validate_every_steps or max(1, round(self.validate_every * batches))
 
     def that_shape_the_result(self) -> dict:
-        """The settings that a resumed run must share with the run it continues."""
+        """The settings that a resumed run must share with the run it continues.
+
+        Ask settings whose ``auto`` has been resolved: what auto means is the machine's.
+        """
         housekeeping = {
             "valid_batch_size",
             "checkpoint_every_steps",
             "checkpoint_every_minutes",
             "keep_checkpoints",
             "threads",
+            "tables",
+            "tables_out_of_core",
+            "sharding",
+            "process_timeout_minutes",
         }
         return self.model_dump(mode="json", exclude=housekeeping)

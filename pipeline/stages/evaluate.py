@@ -8,7 +8,11 @@ from core.console import say
 from pipeline.params import Params
 from pipeline.stages.train import load_model, model_columns, read_schema
 
-HEADLINES = {"ranking": ("auc", "logloss"), "sessions": ("recall@20", "ndcg@20", "mrr@20")}
+HEADLINES = {
+    "ranking": ("auc", "logloss"),
+    "sessions": ("recall@20", "ndcg@20", "mrr@20"),
+    "interactions": ("recall@20", "ndcg@20", "rmse", "auc", "logloss"),
+}
 """The metrics that are compared with the best possible, and that the report shows."""
 
 
@@ -33,7 +37,11 @@ def evaluate(
     features = Path(features)
     schema = read_schema(features)
     trained, record = load_model(model, schema, features)
-    judge = evaluate_ranking if recipe == "ranking" else evaluate_sessions
+    judge = {
+        "ranking": evaluate_ranking,
+        "sessions": evaluate_sessions,
+        "interactions": evaluate_interactions,
+    }[recipe]
     found, points = judge(trained, schema, features, split, params)
     manifest = read_json(features / "manifest.json")
     found["rows"] = manifest["splits"][split][manifest["unit"]]
@@ -113,6 +121,22 @@ def evaluate_sessions(
         for length, group in found.pop("by_session_length").items()
     ]
     return found, {"by_session_length": lengths}
+
+
+def evaluate_interactions(
+    model: Any, schema: Any, features: Path, split: str, params: Params
+) -> tuple[dict[str, Any], Points]:
+    """Metrics of a model of users and items, beside those of always naming the popular items."""
+    from training.engine import evaluate as judge
+    from training.interactions.splits import judged_batches, popular_metrics
+
+    size = params.section("interactions.train").valid_batch_size
+    batches = judged_batches(model, features, schema, split, size)
+    found: dict[str, Any] = dict(judge(model, batches))
+    found["users" if model.ranks_items else "ratings"] = batches.rows
+    if model.ranks_items:
+        found["popular"] = popular_metrics(model, batches)
+    return found, {}
 
 
 def best_possible(

@@ -8,6 +8,7 @@ from core.console import say
 from core.errors import UserError
 from core.settings import Settings
 from pipeline.params import Params
+from training.engine_settings import EngineSettings
 
 MODEL_FILE, WEIGHTS_FILE = "model.json", "model.safetensors"
 
@@ -24,29 +25,40 @@ def train(
     Returns:
         What ``model.json`` holds.
     """
-    from training.batches import Batches
-    from training.engine import fit
-    from training.sessions.fitting import fit_session_model
+    from training import hardware
+    from training.distributed import ranks
 
     params = params or Params.read()
-    input, output = Path(input), Path(output)
-    name, settings = params.model(recipe)
     engine = params.section(f"{recipe}.train")
+    device = hardware.resolve(engine).device
+    with ranks.joined(device, engine.process_timeout_minutes):
+        return _train(recipe, Path(input), Path(output), params, engine)
+
+
+def _train(
+    recipe: str, input: Path, output: Path, params: Params, engine: EngineSettings
+) -> dict[str, Any]:
+    """What each process does; the first one alone prints and writes."""
+    from training.distributed import ranks
+    from training.engine import fit
+    from training.sessions.fitting import fit_session_model
+    from training.tables.storage import tables_in
+
+    name, settings = params.model(recipe)
     schema = read_schema(input)
-    (output / MODEL_FILE).unlink(missing_ok=True)
-    model = build(recipe, name, schema, settings, engine.seed)
-    columns = model_columns(recipe, model, schema)
-    training = Batches(
-        input / "train", schema, engine.batch_size, columns=columns, shuffle=True, seed=engine.seed
-    )
-    valid = Batches(
-        input / "valid", schema, engine.valid_batch_size, columns=columns, shuffle=False
-    )
+    ranks.on_first(lambda: (output / MODEL_FILE).unlink(missing_ok=True))
+    scratch = output if engine.tables_out_of_core else None
+    if scratch and ranks.world_size() > 1:
+        scratch = scratch / f"process-{ranks.rank()}"
+    with tables_in(scratch):
+        model = build(recipe, name, schema, settings, engine.seed)
+    training, valid = splits(recipe, model, schema, input, engine)
     parameters = sum(weight.numel() for weight in model.parameters())
     say(f"training {name}: {training.rows:,} rows, {parameters:,} parameters")
-    learn = fit if recipe == "ranking" else fit_session_model
+    learn = fit_session_model if recipe == "sessions" else fit
     identity = features_identity(input)
-    result = learn(model, training, valid, engine, output, identity=identity)
+    with tables_in(scratch):
+        result = learn(model, training, valid, engine, output, identity=identity)
     say(
         f"train: {result.steps:,} steps in {result.seconds:.0f} s "
         f"({result.samples_per_second:,.0f} rows/s), best at step {result.best_step:,}: "
@@ -67,7 +79,7 @@ def train(
             "valid": result.metrics,
         },
     }
-    write_json(output / MODEL_FILE, record)
+    ranks.on_first(lambda: write_json(output / MODEL_FILE, record))
     return record
 
 
@@ -77,12 +89,40 @@ def _metrics(metrics: dict[str, float]) -> str:
 
 def build(recipe: str, name: str, schema: Any, settings: Settings, seed: int) -> Any:
     """The untrained model; its initial weights come from ``seed``."""
-    from training import ranking, sessions
+    from training import interactions, ranking, sessions
     from training.engine import seed_all
 
     seed_all(seed)
-    family = ranking if recipe == "ranking" else sessions
-    return family.build(name, schema, settings)
+    families = {"ranking": ranking, "sessions": sessions, "interactions": interactions}
+    return families[recipe].build(name, schema, settings)
+
+
+def splits(
+    recipe: str, model: Any, schema: Any, features: Path, engine: EngineSettings
+) -> tuple[Any, Any]:
+    """The training and the validation split, as the model reads them."""
+    from training.batches import Batches
+    from training.distributed import ranks
+
+    processes = {"rank": ranks.rank(), "world_size": ranks.world_size()}
+    if processes["world_size"] > 1 and (
+        recipe == "interactions" or not getattr(model, "learns_by_gradient", True)
+    ):
+        raise UserError(
+            f"{type(model).__name__} of {recipe} trains in one process: start it without torchrun"
+        )
+    size, valid_size = engine.batch_size, engine.valid_batch_size
+    if recipe == "interactions":
+        from training.interactions.splits import judged_batches, training_batches
+
+        training = training_batches(model, features, schema, engine)
+        return training, judged_batches(model, features, schema, "valid", valid_size)
+    columns = model_columns(recipe, model, schema)
+    train, valid = features / "train", features / "valid"
+    return (
+        Batches(train, schema, size, columns=columns, shuffle=True, seed=engine.seed, **processes),
+        Batches(valid, schema, valid_size, columns=columns, shuffle=False, **processes),
+    )
 
 
 def model_columns(recipe: str, model: Any, schema: Any) -> list[str]:
@@ -117,6 +157,7 @@ def load_model(
     """
     from pipeline.params import settings_class
     from training.checkpoints import load_weights
+    from training.tables.storage import tables_in
 
     folder = Path(folder)
     if not (folder / MODEL_FILE).is_file():
@@ -132,7 +173,8 @@ def load_model(
         )
     recipe, name = record["recipe"], record["model"]
     settings = settings_class(f"{recipe}.{name}")(**record["settings"])
-    model = build(recipe, name, schema, settings, record["train"]["seed"])
+    with tables_in(folder if record["train"]["tables_out_of_core"] else None):
+        model = build(recipe, name, schema, settings, record["train"]["seed"])
     load_weights(folder / WEIGHTS_FILE, model)
     model.eval()
     return model, record

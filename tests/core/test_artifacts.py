@@ -2,7 +2,6 @@
 
 import pyarrow as pa
 import pytest
-import torch
 
 from core import artifacts
 from core.errors import UserError
@@ -42,23 +41,14 @@ def test_a_folder_replaces_the_old_one_as_a_whole(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
-def test_tensors_round_trip_tied_ones_too(tmp_path):
-    weight = torch.randn(3, 4)
-    artifacts.write_tensors(tmp_path / "w", {"a": weight, "b": weight.T}, {"about": "x"})
-    found, metadata = artifacts.read_tensors(tmp_path / "w")
-    assert torch.equal(found["a"], weight) and torch.equal(found["b"], weight.T)
-    assert metadata == {"about": "x"}
-
-
 @pytest.mark.parametrize("content", [b"", b"not json", b"\xff\xfe"])
 def test_broken_files_are_named(tmp_path, content):
     path = tmp_path / "broken"
     path.write_bytes(content)
-    for read in (artifacts.read_json, artifacts.read_tensors):
-        with pytest.raises(UserError, match="broken"):
-            read(path)
-        with pytest.raises(UserError, match="absent"):
-            read(tmp_path / "absent")
+    with pytest.raises(UserError, match="broken"):
+        artifacts.read_json(path)
+    with pytest.raises(UserError, match="absent"):
+        artifacts.read_json(tmp_path / "absent")
 
 
 def test_a_folder_without_parquet_says_which_stage_is_missing(tmp_path):
@@ -90,3 +80,12 @@ def test_a_digest_changes_with_content_and_names(tmp_path):
     two = artifacts.digest(tmp_path)
     (tmp_path / "a.py").rename(tmp_path / "b.py")
     assert len({one, two, artifacts.digest(tmp_path)}) == 3
+
+
+def test_what_killed_writers_left_can_be_removed(tmp_path):
+    (tmp_path / ".a.json.12.partial").write_text("{")
+    (tmp_path / "a.json").write_text("{}")
+    (tmp_path / ".features.partial").mkdir()
+    artifacts.remove_partials(tmp_path)
+    artifacts.remove_partials(tmp_path / "absent")
+    assert names(tmp_path) == [".features.partial", "a.json"]

@@ -133,3 +133,66 @@ def test_weights_of_another_shape_are_refused_by_name(tmp_path):
     checkpoints.load_weights(tmp_path / "model.safetensors", nn.Linear(3, 2))
     with pytest.raises(UserError, match=r"weight: \(2, 3\), now \(2, 4\)"):
         checkpoints.load_weights(tmp_path / "model.safetensors", nn.Linear(4, 2))
+
+
+class Tied(nn.Module):
+    """One table under three names, as session models have it."""
+
+    def __init__(self):
+        super().__init__()
+        self.item = nn.Embedding(400, 8)
+        self.again = self.item
+        self.output = nn.Linear(8, 400)
+        self.output.weight = self.item.weight
+
+
+def test_a_tied_table_is_stored_once_and_stays_tied(tmp_path):
+    path = tmp_path / "model.safetensors"
+    torch.manual_seed(0)
+    saved = Tied()
+    checkpoints.save_weights(path, saved)
+    assert path.stat().st_size < 1.3 * saved.item.weight.nbytes
+    torch.manual_seed(1)
+    loaded = Tied()
+    checkpoints.load_weights(path, loaded)
+    assert torch.equal(loaded.item.weight, saved.item.weight)
+    assert loaded.item.weight is loaded.again.weight is loaded.output.weight
+
+
+def test_weights_that_plain_safetensors_wrote_are_read(tmp_path):
+    from safetensors.torch import save_file
+
+    saved, loaded = nn.Linear(3, 2), nn.Linear(3, 2)
+    save_file(dict(saved.state_dict()), tmp_path / "model.safetensors")
+    checkpoints.load_weights(tmp_path / "model.safetensors", loaded)
+    assert torch.equal(loaded.weight, saved.weight)
+
+
+def test_altered_weights_are_not_loaded(tmp_path):
+    path = tmp_path / "model.safetensors"
+    checkpoints.save_weights(path, nn.Linear(3, 2))
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"model\.safetensors: altered"):
+        checkpoints.load_weights(path, nn.Linear(3, 2))
+
+
+def test_optimizer_state_is_filled_where_it_lies(tmp_path):
+    def make():
+        weight = nn.Parameter(torch.ones(6, 2))
+        return torch.optim.Adagrad([weight], lr=0.1), weight
+
+    optimizer, weight = make()
+    weight.sum().backward()
+    optimizer.step()
+    tensors, rest = checkpoints.optimizer_tensors([optimizer])
+    checkpoints.save(tmp_path / "x.safetensors", Checkpoint(tensors, {"rest": rest}))
+
+    other, other_weight = make()
+    before = other.state[other_weight]["sum"]
+    found = checkpoints.load(tmp_path / "x.safetensors")
+    checkpoints.restore_optimizers([other], found.tensors, found.state["rest"])
+    after = other.state[other_weight]["sum"]
+    assert after.data_ptr() == before.data_ptr()
+    assert torch.equal(after, optimizer.state[weight]["sum"]) and after[0, 0] == 1

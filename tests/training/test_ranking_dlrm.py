@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -25,32 +27,28 @@ def batch(rows=9):
 def numpy_dlrm(weights, inputs):
     """The paper's forward pass, from the weights alone, in float64."""
 
-    def linears(prefix):
+    def mlp(x, prefix):
         names = [n for n in weights if n.startswith(prefix) and n.endswith(".weight")]
-        return [(weights[n], weights[n.removesuffix("weight") + "bias"]) for n in names]
-
-    def mlp(x, layers):
-        for weight, bias in layers:
-            x = np.maximum(x @ weight.T + bias, 0)
+        for name in names:
+            x = x @ weights[name].T + weights[name.removesuffix("weight") + "bias"]
+            x = np.maximum(x, 0)
         return x
 
-    dense = np.stack([inputs[name] for name in sorted(n for n in inputs if n[0] == "I")], 1)
-    bottom = mlp(dense, linears("body.values.0.values.0.branches.continuous"))
-    vectors = {"continuous": bottom}
-    for name in (n for n in inputs if n[0] == "C"):
-        # One matrix holds the tables one after another, in the order of the schema.
-        (tables,) = (w for n, w in weights.items() if n.endswith("table.weight"))
-        number = [c for c in SCHEMA.column_names if c[0] == "C"].index(name)
-        vectors[name] = tables[number * click_log.CARDINALITY + inputs[name]]
-    # Capital letters sort before "continuous": the embeddings come first.
-    stacked = [vectors[name] for name in sorted(vectors)]
-    pairs = [
-        (stacked[i] * stacked[j]).sum(1)
-        for i in range(len(stacked))
-        for j in range(i + 1, len(stacked))
-    ]
-    top = mlp(np.concatenate([bottom, np.stack(pairs, 1)], 1), linears("body.values.0.values.2"))
-    ((weight, bias),) = linears("body.values.1")
+    dense = np.stack([inputs[name] for name in SCHEMA.column_names if name[0] == "I"], 1)
+    bottom = mlp(dense, "body.bottom")
+    # One matrix holds the tables one after another, in the order of the schema.
+    tables = weights["body.tables.table.weight"]
+    codes = [name for name in SCHEMA.column_names if name[0] == "C"]
+    vectors = [tables[i * click_log.CARDINALITY + inputs[name]] for i, name in enumerate(codes)]
+    vectors.append(bottom)
+    pairs = [(a * b).sum(1) for a, b in itertools.combinations(vectors, 2)]
+    # 4 + 78 columns, filled up to a multiple of 8.
+    zeros = np.zeros((len(bottom), 6))
+    top = mlp(np.concatenate([bottom, np.stack(pairs, 1), zeros], 1), "body.top.values.0")
+    (weight,), (bias,) = (
+        [w for n, w in weights.items() if n.startswith("body.top.values.1") and n.endswith(kind)]
+        for kind in ("weight", "bias")
+    )
     return (top @ weight.T + bias)[:, 0]
 
 
@@ -79,7 +77,7 @@ def test_forward_against_numpy(model):
 
 def test_the_loss_is_right_where_a_sigmoid_saturates():
     model = ranking.build("dlrm", SCHEMA, SETTINGS)
-    weight, bias = (p for n, p in model.named_parameters() if n.startswith("body.values.1."))
+    weight, bias = (p for n, p in model.named_parameters() if n.startswith("body.top.values.1."))
     with torch.no_grad():
         weight.zero_()
         bias.fill_(200.0)

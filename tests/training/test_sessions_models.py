@@ -6,10 +6,10 @@ import sys
 import pytest
 import torch
 
-from core.artifacts import read_tensors, write_tensors
 from core.errors import UserError
 from core.merlin import Schema
 from core.settings import validate
+from core.tensors import read_tensors, write_tensors
 from tests.training.session_examples import ITEMS, batch_of, random_sessions, session_schema
 from training.sessions import MODELS, build
 from training.sessions.evaluation import evaluate_sessions

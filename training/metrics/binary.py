@@ -177,6 +177,19 @@ class BinaryAccumulator:
         self._logits.append(prediction.detach().float().cpu())
         self._labels.append(batch[1].cpu())
 
+    def state(self) -> dict[str, torch.Tensor]:
+        """Labels and logits of all rows so far, each ``(rows,)``."""
+        empty = torch.empty(0)
+        return {
+            "labels": torch.cat([empty, *self._labels]),
+            "logits": torch.cat([empty, *self._logits]),
+        }
+
+    def add(self, state: dict[str, torch.Tensor]) -> None:
+        """Takes in another accumulator's rows."""
+        self._labels.append(state["labels"])
+        self._logits.append(state["logits"])
+
     def pooled(self) -> tuple[Array, Array]:
         """Labels, int8, and probabilities, float64, of all rows so far, each ``(rows,)``."""
         if not self._labels:

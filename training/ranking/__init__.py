@@ -1,30 +1,42 @@
 """Click models, one a file: what each needs is its settings class and its ``build`` function."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+import importlib
+from typing import TYPE_CHECKING
 
 from core.errors import UserError
-from core.settings import Settings
-from training.ranking import dlrm
 
 if TYPE_CHECKING:
     from core.merlin import Schema
     from training.ranking.click_model import ClickModel
+    from training.ranking.settings import ClickSettings
 
-
-class Entry(NamedTuple):
-    """A model that ``ranking.model`` can name."""
-
-    settings: type[Settings]
-    build: Callable[["Schema", Settings], "ClickModel"]
-
-
-MODELS: dict[str, Entry] = {
-    "dlrm": Entry(dlrm.DLRMSettings, dlrm.build),
+MODELS: dict[str, str] = {
+    "dlrm": "training.ranking.dlrm:DLRMSettings",
+    "logistic_regression": "training.ranking.logistic_regression:LogisticRegressionSettings",
+    "fm": "training.ranking.fm:FMSettings",
+    "wide_and_deep": "training.ranking.wide_and_deep:WideAndDeepSettings",
+    "deepfm": "training.ranking.deepfm:DeepFMSettings",
+    "dcn": "training.ranking.dcn:DCNSettings",
+    "dcnv2": "training.ranking.dcnv2:DCNv2Settings",
+    "afm": "training.ranking.afm:AFMSettings",
+    "attention_dlrm": "training.ranking.attention_dlrm:AttentionDLRMSettings",
+    "finalmlp": "training.ranking.finalmlp:FinalMLPSettings",
+    "shared_bottom": "training.ranking.shared_bottom:SharedBottomSettings",
+    "mmoe": "training.ranking.mmoe:MMoESettings",
+    "ple": "training.ranking.ple:PLESettings",
 }
+"""``module:Class`` of the settings of what ``ranking.model`` can name; the module builds it.
+
+Modules are imported when asked for: they import torch, which takes seconds.
+"""
+
+SEVERAL_LABELS = ("shared_bottom", "mmoe", "ple")
+"""Those that need two label columns at least."""
 
 
-def build(name: str, schema: "Schema", settings: Settings, seed: int | None = None) -> "ClickModel":
+def build(
+    name: str, schema: "Schema", settings: "ClickSettings", seed: int | None = None
+) -> "ClickModel":
     """The model ``name`` for the columns of ``schema``.
 
     Args:
@@ -39,4 +51,10 @@ def build(name: str, schema: "Schema", settings: Settings, seed: int | None = No
         from training.engine import seed_all
 
         seed_all(seed)
-    return MODELS[name].build(schema, settings)
+    return importlib.import_module(MODELS[name].partition(":")[0]).build(schema, settings)
+
+
+def settings_class(name: str) -> type["ClickSettings"]:
+    """The settings class of the model ``name``."""
+    module, _, attribute = MODELS[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)

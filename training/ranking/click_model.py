@@ -5,14 +5,17 @@ from torch import nn
 
 from core.errors import UserError
 from core.merlin import Schema, Tags, torch_models
-from core.settings import Settings
 from training.batches import Batch, Inputs
-from training.engine import Monitor
+from training.embeddings import initialise_layers
 from training.metrics.binary import BinaryAccumulator
+from training.ranking.losses import click_loss
+from training.ranking.low_rank import factorise_before
+from training.ranking.settings import ClickSettings, DeepSettings
+from training.trainable import Monitor
 
 
 class ClickModel(nn.Module):
-    """A Merlin model with a :func:`logit_output`, as the engine trains it.
+    """What gives a logit for every row, as the engine trains it.
 
     Args:
         body: called with the inputs of a batch, gives logits ``(batch, 1)``. Its lazy layers are
@@ -23,21 +26,24 @@ class ClickModel(nn.Module):
 
     monitor = Monitor("logloss", "min")
 
-    def __init__(self, body: nn.Module, schema: Schema, settings: Settings) -> None:
+    def __init__(self, body: nn.Module, schema: Schema, settings: ClickSettings) -> None:
         super().__init__()
         self.settings = settings
         self.input_names = schema.excluding_by_tag(Tags.TARGET).column_names
         self.body = body
-        body.initialize(_example(schema))
+        body.train(False)
+        with torch.no_grad():
+            body(_example(schema))
+        body.train(True)
 
     def forward(self, inputs: Inputs) -> torch.Tensor:
         """Inputs as ``Batches`` gives them → logits ``(batch,)``; their sigmoid is P(click)."""
         return self.body(inputs).squeeze(-1)
 
     def loss(self, batch: Batch) -> torch.Tensor:
-        """Mean binary cross-entropy in nats, computed from logits: exact however sure the model."""
+        """The mean of ``settings.loss`` in nats, see :func:`training.ranking.losses.click_loss`."""
         inputs, targets = batch
-        return nn.functional.binary_cross_entropy_with_logits(self(inputs).float(), targets)
+        return click_loss(self(inputs).float(), targets, self.settings)
 
     def predict(self, batch: Batch) -> torch.Tensor:
         """Logits ``(batch,)``, float32."""
@@ -48,26 +54,35 @@ class ClickModel(nn.Module):
         return BinaryAccumulator()
 
 
+def assemble(name: str, body: nn.Module, schema: Schema, settings: ClickSettings) -> ClickModel:
+    """The model ``name`` around ``body``, its layers as ``settings`` start them.
+
+    Raises:
+        UserError: the schema has not one target, or a rank does not fit its layer.
+    """
+    click_target(schema)
+    return finish(name, ClickModel(body, schema, settings))
+
+
+def finish(name: str, model: ClickModel) -> ClickModel:
+    """``model`` with its layers initialised and, where asked for, of low rank."""
+    settings = model.settings
+    if settings.initialisation == "dlrm":
+        initialise_layers(model)
+    if isinstance(settings, DeepSettings) and settings.low_rank.asked_for:
+        factorise_before(model, settings.low_rank, f"model {name}: ranking.{name}.low_rank")
+    return model
+
+
 def logit_output(schema: Schema) -> nn.Module:
     """Merlin's ``BinaryOutput`` without its sigmoid: the loss is computed from logits."""
-    output = torch_models().BinaryOutput(_target(schema), loss=nn.BCEWithLogitsLoss())
+    output = torch_models().BinaryOutput(click_target(schema), loss=nn.BCEWithLogitsLoss())
     del output.values[-1]
     return output
 
 
-def required_columns(schema: Schema, tag: Tags, model: str) -> Schema:
-    """The inputs with ``tag``.
-
-    Raises:
-        UserError: there is none, naming ``model`` and the tag.
-    """
-    columns = schema.excluding_by_tag(Tags.TARGET).select_by_tag(tag)
-    if not columns:
-        raise UserError(f"model {model}: needs columns tagged {tag.name}; the features have none")
-    return columns
-
-
-def _target(schema: Schema) -> Schema:
+def click_target(schema: Schema) -> Schema:
+    """The column that says whether a row was clicked."""
     targets = schema.select_by_tag(Tags.BINARY_CLASSIFICATION)
     if len(targets) != 1:
         found = ", ".join(targets.column_names) or "none"
@@ -75,10 +90,14 @@ def _target(schema: Schema) -> Schema:
     return targets
 
 
-def _example(schema: Schema):
-    """A batch of two rows of zeros, for layers that learn their input size from one."""
+def _example(schema: Schema) -> Inputs:
+    """Two rows of zeros, for layers that learn their input size from a batch."""
     inputs = {}
     for column in schema.excluding_by_tag(Tags.TARGET):
-        dtype = torch.int32 if column.int_domain else torch.float32
-        inputs[column.name] = torch.zeros(2, dtype=dtype)
-    return torch_models().Batch(inputs)
+        zeros = torch.zeros(2, dtype=torch.int32 if column.int_domain else torch.float32)
+        if column.is_list:
+            inputs[f"{column.name}__values"] = zeros
+            inputs[f"{column.name}__offsets"] = torch.arange(3)
+        else:
+            inputs[column.name] = zeros
+    return inputs

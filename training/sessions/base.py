@@ -8,7 +8,6 @@ import torch
 from core.errors import UserError
 from core.merlin import ColumnSchema, Schema, Tags
 from core.settings import Settings
-from training.engine import Monitor
 from training.sessions.evaluation import (
     RankedSteps,
     SessionEvaluationSettings,
@@ -16,6 +15,7 @@ from training.sessions.evaluation import (
     rank_steps,
 )
 from training.sessions.ragged import FIRST_ITEM, Batch, Sessions, sessions_from_inputs
+from training.trainable import Monitor
 
 
 class SessionModel(torch.nn.Module, ABC):

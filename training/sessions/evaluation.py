@@ -54,6 +54,18 @@ class SessionMetrics:
         self._histogram.add(prediction.ranks, prediction.groups)
         self._sessions += prediction.sessions
 
+    def state(self) -> dict[str, torch.Tensor]:
+        """The counts so far."""
+        return {
+            "counts": self._histogram.counts,
+            "sessions": torch.tensor(self._sessions),
+        }
+
+    def add(self, state: dict[str, torch.Tensor]) -> None:
+        """Takes in another accumulator's counts."""
+        self._histogram.counts += state["counts"]
+        self._sessions += int(state["sessions"])
+
     def compute(self) -> dict[str, float | None]:
         """``recall@k``, ``ndcg@k``, ``mrr@k`` over all steps; None where there was no step."""
         metrics = self._histogram.metrics(self._ks)

@@ -9,6 +9,7 @@ import torch
 
 from core.errors import UserError
 from core.merlin import Schema, Tags, transformers4rec
+from training.dropout import use_cheap_dropout
 from training.sessions.base import SessionModel, cardinality, item_column, side_features
 from training.sessions.masking import last_event_masking
 from training.sessions.ragged import (
@@ -56,19 +57,24 @@ class XLNet(SessionModel):
         )
         self.head = tr.Head(body, self.task, inputs=inputs)
         self.masking = inputs.masking
+        use_cheap_dropout(self.head)
 
     def loss(self, batch: Batch) -> torch.Tensor:
         """Mean cross-entropy over the hidden events; see :meth:`SessionModel.loss`."""
+        return self.weighted_loss(batch)[0]
+
+    def weighted_loss(self, batch: Batch) -> tuple[torch.Tensor, int]:
+        """The loss, and over how many hidden events it is the mean."""
         sessions = self.sessions(batch)
         steps = every_step(sessions)
         steps = steps[sessions.columns[self.item][steps] >= FIRST_ITEM]
         # The sequence holds the events before the target and the target itself.
         windows = windows_through(sessions, steps, self.max_length + 1)
         if not len(windows):
-            return self.masking.masked_item_embedding.sum() * 0.0
+            return self.masking.masked_item_embedding.sum() * 0.0, 0
         parts = [self._encode(pad(sessions, group)) for group in _by_length(windows)]
         hidden, targets = (torch.cat(part) for part in zip(*parts, strict=True))
-        return self._predict_hidden(hidden, targets)["loss"]
+        return self._predict_hidden(hidden, targets)["loss"], len(targets)
 
     def scores(self, prefixes: dict[str, torch.Tensor]) -> torch.Tensor:
         """See :meth:`SessionModel.scores`: logits at a mask put after the last event."""

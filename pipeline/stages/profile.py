@@ -1,0 +1,88 @@
+"""Stage: a few training steps → where their time goes, as a table, JSON and a trace."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from core.artifacts import atomic_path, write_json
+from core.console import say, table
+from core.errors import UserError
+from pipeline.params import Params
+from pipeline.stages.train import build, model_columns, read_schema
+
+OPERATORS_SHOWN = 12
+
+
+def profile(
+    recipe: str,
+    input: str | Path,
+    output: str | Path,
+    params: Params | None = None,
+    steps: int = 100,
+) -> dict[str, Any]:
+    """Trains the recipe's model for ``steps`` steps on the features in ``input``.
+
+    Writes to ``output``: ``profile.json`` (what is printed and more) and ``trace.json`` (for
+    chrome://tracing or https://ui.perfetto.dev). No model is kept.
+
+    Returns:
+        What ``profile.json`` holds; times are seconds of a step.
+
+    Raises:
+        UserError: ``steps`` is less than 1, or the model does not learn by gradient.
+    """
+    from training.batches import Batches
+    from training.engine import prepare
+    from training.profiling import profile_training
+
+    if steps < 1:
+        raise UserError(f"--steps {steps}: expected at least 1")
+    params = params or Params.read()
+    input, output = Path(input), Path(output)
+    name, settings = params.model(recipe)
+    engine = params.section(f"{recipe}.train")
+    schema = read_schema(input)
+    model = build(recipe, name, schema, settings, engine.seed)
+    if not getattr(model, "learns_by_gradient", True):
+        raise UserError(f"{recipe}.model: {name} does not learn by gradient: it has no steps")
+    columns = model_columns(recipe, model, schema)
+    batches = Batches(
+        input / "train", schema, engine.batch_size, columns=columns, shuffle=True, seed=engine.seed
+    )
+    engine = prepare(model, batches, None, engine)
+    output.mkdir(parents=True, exist_ok=True)
+    with atomic_path(output / "trace.json") as trace:
+        found = profile_training(model, batches, engine, steps, trace)
+    record = {"recipe": recipe, "model": name, "precision": engine.precision, **asdict(found)}
+    write_json(output / "profile.json", record)
+    _show(record, output)
+    return record
+
+
+def _show(record: dict[str, Any], output: Path) -> None:
+    step, measured = record["step"], record["measured_step"]
+    rows = [
+        [name, f"{1000 * seconds:.3f}", f"{seconds / measured:.1%}"]
+        for name, seconds in record["parts"].items()
+    ]
+    title = (
+        f"{record['model']} on {record['device']}, {record['precision']}: a step of "
+        f"{record['batch_size']:,} rows, mean of {record['steps']}"
+    )
+    table(title, ["part", "ms", "share"], rows)
+    say(
+        f"a step takes {1000 * step:.2f} ms undisturbed ({record['batch_size'] / step:,.0f} rows/s)"
+        f", {1000 * measured:.2f} ms with a clock at every part"
+    )
+    total = sum(row["seconds"] for row in record["operators"])
+    rows = [
+        [
+            row["name"],
+            f"{row['calls']:.1f}",
+            f"{1000 * row['seconds']:.3f}",
+            f"{row['seconds'] / total:.1%}",
+        ]
+        for row in record["operators"][:OPERATORS_SHOWN]
+    ]
+    table("PyTorch's operators, own time", ["operator", "calls", "ms", "share"], rows)
+    say(f"profile: {output / 'profile.json'}, {output / 'trace.json'} (for ui.perfetto.dev)")

@@ -1,0 +1,146 @@
+"""Golden loss curves: the first losses of every model on a small log, as JSON files.
+
+    python -m tests.golden.curves              # says what differs
+    python -m tests.golden.curves --write dlrm # writes those curves anew
+
+A change that should not change what is learned has to reproduce them. Where one should, write them
+anew and say so in the commit.
+"""
+
+import argparse
+import math
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+
+from core.artifacts import read_json, write_json
+from core.merlin import ColumnSchema, Schema, Tags
+from tests.training import click_log
+from tests.training.session_examples import random_sessions, session_schema, write_sessions
+from training import ranking, sessions
+from training.batches import Batches
+from training.engine import EngineSettings, prepare, seed_all
+from training.schedule import rate_factor
+from training.step import Step
+
+FOLDER = Path(__file__).parent
+STEPS = 20
+TOLERANCE = 1e-5
+"""Relative, of each loss: what another CPU's order of additions may change."""
+
+SMALL = {"embedding_dim": 8, "dropout": 0.1}
+RANKING = {
+    "dlrm": {**SMALL, "bottom_mlp": [16], "top_mlp": [16, 8]},
+}
+"""Click models with settings; those that are not named here have their defaults."""
+SESSIONS = {"xlnet": {"d_model": 16, "layers": 1, "heads": 2, "max_length": 8}}
+
+
+def names() -> list[str]:
+    """Every model that learns by gradient."""
+    learning = [name for name in sessions.MODELS if name != "popular"]
+    return [*ranking.MODELS, *learning]
+
+
+def losses(name: str, folder: Path) -> list[float]:
+    """The losses of the first steps, made in the engine's way on one thread.
+
+    Args:
+        folder: an empty one, for the log.
+    """
+    threads = torch.get_num_threads()
+    try:
+        return _ranking(name, folder) if name in ranking.MODELS else _sessions(name, folder)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _ranking(name: str, folder: Path) -> list[float]:
+    schema = click_log.schema()
+    click_log.write(folder / "train", STEPS * 32, seed=1)
+    kind = ranking.settings_class(name)
+    if "objectives" in kind.model_fields:
+        schema = _with_second_label(schema, folder / "train")
+    settings = EngineSettings(batch_size=32, seed=1, threads=1, warmup_steps=5)
+    model = ranking.build(name, schema, kind(**RANKING.get(name, {})), seed=1)
+    return _train(model, Batches(folder / "train", schema, 32, seed=1), settings)
+
+
+def _with_second_label(schema: Schema, split: Path) -> Schema:
+    """Adds ``bought``: a click whose first number is positive."""
+    for file in split.glob("*.parquet"):
+        log = pq.read_table(file)
+        bought = pc.and_(pc.equal(log["label"], 1), pc.greater(log["I1"], 0)).cast("int8")
+        pq.write_table(log.append_column("bought", bought), file, row_group_size=64)
+    tags = [Tags.TARGET, Tags.BINARY_CLASSIFICATION]
+    return Schema([*schema, ColumnSchema("bought", dtype="int8", tags=tags)])
+
+
+def _sessions(name: str, folder: Path) -> list[float]:
+    schema = session_schema("category", "price")
+    write_sessions(folder / "train", random_sessions(STEPS * 16, seed=1))
+    usual = {**sessions.ENGINE_DEFAULTS, "batch_size": 16, "warmup_steps": 5}
+    settings = EngineSettings(**usual, seed=1, threads=1)
+    seed_all(1)
+    model = sessions.build(name, schema, SESSIONS.get(name))
+    batches = Batches(folder / "train", schema, 16, columns=model.columns, seed=1)
+    return _train(model, batches, settings)
+
+
+def _train(model: torch.nn.Module, batches: Batches, settings: EngineSettings) -> list[float]:
+    settings = prepare(model, batches, None, settings.model_copy(update={"device": "cpu"}))
+    step = Step(model, settings)
+    model.train(True)
+    found = []
+    for number, batch in enumerate(batches):
+        batch = step.prepare(batch, rate_factor(number, STEPS, settings))
+        loss = step.forward(batch)
+        found.append(loss.item())
+        step.backward(loss)
+        step.update()
+    return found
+
+
+def file_of(name: str) -> Path:
+    """Where a model's curve stands."""
+    return FOLDER / f"{name}.json"
+
+
+def difference(name: str, found: list[float]) -> str:
+    """Where a curve leaves the golden one; empty if it does not."""
+    if not file_of(name).is_file():
+        return f"no curve yet; write it: python -m tests.golden.curves --write {name}"
+    golden = read_json(file_of(name))["losses"]
+    if len(golden) != len(found):
+        return f"{len(found)} losses, {len(golden)} expected"
+    for step, (now, then) in enumerate(zip(found, golden, strict=True)):
+        if not math.isclose(now, then, rel_tol=TOLERANCE):
+            return f"step {step + 1}: loss {now:.8f}, {then:.8f} expected"
+    return ""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--write", nargs="*", metavar="MODEL", help="no name: all of them")
+    options = parser.parse_args(arguments)
+    bad = 0
+    for name in options.write or names():
+        with tempfile.TemporaryDirectory() as folder:
+            found = losses(name, Path(folder))
+        if options.write is not None:
+            write_json(file_of(name), {"model": name, "losses": found})
+            print(f"{name}: written, {found[0]:.4f} to {found[-1]:.4f}")
+            continue
+        fault = difference(name, found)
+        bad += bool(fault)
+        print(f"{name}: {fault or 'as before'}")
+    return int(bool(bad))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

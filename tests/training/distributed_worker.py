@@ -1,0 +1,93 @@
+"""What every process of tests/training/test_distributed.py runs: trainings, as JSON says."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from core.errors import UserError
+from tests.training import click_log
+from tests.training.session_examples import session_schema
+from training import ranking, sessions
+from training.batches import Batches
+from training.distributed import ranks
+from training.engine import EngineSettings, fit, seed_all
+from training.ranking.dlrm import DLRMSettings
+
+BATCH, VALID_BATCH = 32, 64
+
+
+def model_and_schema(family):
+    seed_all(3)
+    if family == "sessions":
+        schema = session_schema("category", "price")
+        small = {"d_model": 16, "layers": 1, "heads": 2, "dropout": 0.0, "max_length": 6}
+        model = sessions.build("xlnet", schema, small)
+        return model, schema, model.columns
+    small = DLRMSettings(embedding_dim=8, bottom_mlp=[16], top_mlp=[16], dropout=0.0)
+    schema = click_log.schema()
+    return ranking.build("dlrm", schema, small), schema, schema.column_names
+
+
+def train(run):
+    """One training, in this process's share of it; what it found."""
+    model, schema, columns = model_and_schema(run["family"])
+    processes = {"rank": ranks.rank(), "world_size": ranks.world_size()}
+    base = {"device": "cpu", "epochs": 2, "batch_size": BATCH, "validate_every_steps": 3}
+    base |= {"patience": None, "checkpoint_every_steps": 4, "threads": 1}
+    settings = EngineSettings(**{**base, **run["settings"]})
+    splits = [Path(run["features"]) / name for name in ("train", "valid")]
+    batches = Batches(splits[0], schema, BATCH, columns, chunk_rows=100, **processes)
+    valid = Batches(splits[1], schema, VALID_BATCH, columns, shuffle=False, **processes)
+    disturb(model, **run.get("disturb", {}))
+    result = fit(model, batches, valid, settings, run["folder"])
+    return {"history": result.history, "best_step": result.best_step}
+
+
+def disturb(model, step=None, rank=None, how=None):
+    """Has this process killed, stopped or fail while it computes a step's loss."""
+    if rank != ranks.rank():
+        return
+    steps, loss = [], model.loss
+
+    def disturbed(batch):
+        steps.append(1)
+        if len(steps) == step:
+            if how == "fail":
+                raise OSError(28, "No space left on device")
+            if how == "nan":
+                batch[0]["I2"][0] = float("nan")
+            else:
+                os.kill(os.getpid(), getattr(signal, how))
+        return loss(batch)
+
+    model.loss = disturbed
+
+
+def main(runs):
+    for run in runs:
+        try:
+            found = train(run)
+        except UserError as error:
+            if not run.get("refused"):
+                raise
+            found = {"error": str(error)}
+        if ranks.is_first():
+            Path(run["folder"]).mkdir(exist_ok=True)
+            Path(run["folder"], "found.json").write_text(json.dumps(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    from core import console
+
+    console.only_the_first_speaks()
+    try:
+        with ranks.joined("cpu", timeout_minutes=1):
+            main(json.loads(sys.argv[1]))
+    except (UserError, OSError) as error:
+        console.fail(str(error))
+        sys.exit(1)
+    except KeyboardInterrupt:
+        console.fail("interrupted")
+        sys.exit(130)

@@ -1,0 +1,53 @@
+"""AFM: Xiao et al., "Attentional factorization machines", 2017 (arXiv:1708.04617).
+
+A factorization machine whose pairwise products are weighted by an attention net before they are
+summed to a vector, and that vector to a logit.
+"""
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from core.merlin import Schema
+from training.batches import Inputs
+from training.ranking.click_model import ClickModel, assemble
+from training.ranking.layers import FieldVectors, FirstOrder, PairAttention, required_pairs
+from training.ranking.settings import EmbeddingSettings
+
+
+class AFMSettings(EmbeddingSettings):
+    """The attention net."""
+
+    attention_size: int = Field(16, ge=1)
+    """Hidden units of the attention net."""
+
+    dropout: float = Field(0.2, ge=0, lt=1)
+    """Share of the pooled vector's entries dropped in training."""
+
+
+class AFM(nn.Module):
+    """Σ w·x + pᵀ Σ_{i<j} a_ij (v_i ∘ v_j) x_i x_j + b."""
+
+    def __init__(self, schema: Schema, settings: AFMSettings) -> None:
+        super().__init__()
+        self.first_order = FirstOrder(schema)
+        self.vectors = FieldVectors(schema, settings, "afm")
+        dim = self.vectors.dim
+        self.attention = PairAttention(self.vectors.fields, dim, settings.attention_size)
+        self.dropout = nn.Dropout(settings.dropout)
+        self.projection = nn.Linear(dim, 1)
+
+    def forward(self, inputs: Inputs) -> torch.Tensor:
+        """→ logits ``(batch, 1)``."""
+        pooled = self.dropout(self.attention(self.vectors(inputs)))
+        return self.first_order(inputs) + self.projection(pooled)
+
+
+def build(schema: Schema, settings: AFMSettings) -> ClickModel:
+    """An AFM on the schema's CATEGORICAL and CONTINUOUS columns.
+
+    Raises:
+        UserError: tables of different widths, or fewer than two columns.
+    """
+    required_pairs(schema, "afm")
+    return assemble("afm", AFM(schema, settings), schema, settings)

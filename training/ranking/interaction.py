@@ -1,0 +1,67 @@
+"""DLRM's interaction: dot products of all pairs of vectors."""
+
+import torch
+from torch import nn
+
+WIDTH_MULTIPLE = 8
+
+
+class DotInteraction(nn.Module):
+    """What goes into DLRM's top MLP: one vector, and the dot products of all pairs of vectors.
+
+    The same products as Merlin's ``DLRMInteraction``, whose backward pass scatters them into
+    zeros; here it gathers. Columns of zeros fill the output up to a multiple of 8 columns, as in
+    NVIDIA's DLRM: the matrix products of the layer after it are then quicker, on GPU and CPU.
+
+    Args:
+        vectors: how many there are.
+        dim: their width.
+    """
+
+    def __init__(self, vectors: int, dim: int) -> None:
+        super().__init__()
+        first, second = torch.triu_indices(vectors, vectors, offset=1)
+        # Where the pairs stand in the flat matrix of products, and each product in the output.
+        pairs = first * vectors + second
+        places = torch.zeros(vectors, vectors, dtype=torch.long)
+        places[first, second] = places[second, first] = dim + torch.arange(len(pairs))
+        self.register_buffer("pairs", pairs, persistent=False)
+        self.register_buffer("places", places.view(-1), persistent=False)
+        self.width = -(-(dim + len(pairs)) // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
+
+    def forward(self, vectors: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+        """The last vector, then products 0·1, 0·2, … 1·2, …, then zeros.
+
+        Args:
+            vectors: all but the last, ``(batch, vectors - 1, dim)``.
+            last: ``(batch, dim)``.
+
+        Returns:
+            ``(batch, width)``.
+        """
+        device = vectors.device.type
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+            vectors, last = vectors.to(dtype), last.to(dtype)
+        return _Interact.apply(vectors, last, self.pairs, self.places, self.width)
+
+
+class _Interact(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, vectors, last, pairs, places, width):
+        stacked = torch.cat([vectors, last.unsqueeze(1)], dim=1)
+        ctx.save_for_backward(stacked, places)
+        products = torch.bmm(stacked, stacked.transpose(1, 2)).flatten(1).index_select(1, pairs)
+        zeros = last.new_zeros(len(last), width - last.shape[1] - len(pairs))
+        return torch.cat([last, products, zeros], dim=1)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        stacked, places = ctx.saved_tensors
+        _, vectors, dim = stacked.shape
+        products = gradient.index_select(1, places).view(-1, vectors, vectors)
+        products.diagonal(dim1=1, dim2=2).zero_()
+        # The product of a and b moves a along b and b along a: the gathered matrix is symmetric.
+        others = torch.bmm(products[:, :-1], stacked)
+        last = torch.bmm(products[:, -1:], stacked).squeeze(1) + gradient[:, :dim]
+        return others, last, None, None, None

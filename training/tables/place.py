@@ -1,0 +1,119 @@
+"""Which store a model's tables get, and the optimizers that go with it."""
+
+import torch
+from torch import nn
+
+from core.errors import UserError
+from core.merlin import fbgemm
+from training.embeddings import TableGroup
+from training.engine_settings import EngineSettings
+from training.tables.fused import ON_CPU, FusedEmbedding, FusedOptimizer
+from training.tables.lookup import CompiledEmbedding, SparseEmbedding
+from training.tables.optimizers import CompiledOptimizer, RowWiseAdagrad
+from training.tables.storage import allocator, in_memory
+
+
+def table_groups(model: nn.Module) -> list[TableGroup]:
+    """The model's groups of tables, each once; those that are sharded already are left out."""
+    groups = (module for module in model.modules() if isinstance(module, TableGroup))
+    return [group for group in groups if hasattr(group.table, "weight")]
+
+
+def place_tables(
+    model: nn.Module, settings: EngineSettings, device: torch.device
+) -> list[torch.optim.Optimizer]:
+    """Moves the model's table groups to the store that ``settings.tables`` names.
+
+    Args:
+        model: on ``device`` already; its weights are kept.
+
+    Returns:
+        The optimizers of these tables, none where the model has none.
+
+    Raises:
+        UserError: a store that the settings, the device or this machine do not allow.
+    """
+    groups = table_groups(model)
+    if not groups:
+        return []
+    kind = optimizer_kind(settings)
+    store = choose_store(settings, kind, device)
+    for group in groups:
+        group.table = new_store(store, group.table.weight.detach(), settings, device)
+    return store_optimizers(store, [group.table for group in groups], settings)
+
+
+def new_store(
+    store: str, weight: torch.Tensor, settings: EngineSettings, device: torch.device
+) -> nn.Module:
+    """A table with ``weight``, held as ``store`` says."""
+    if store == "fused":
+        kind, rate = optimizer_kind(settings), table_rate(settings)
+        return FusedEmbedding(weight, kind, rate, device, settings.tables_out_of_core)
+    table = CompiledEmbedding if store == "compiled" else SparseEmbedding
+    return table(*weight.shape, weight)
+
+
+def store_optimizers(
+    store: str, tables: list[nn.Module], settings: EngineSettings
+) -> list[torch.optim.Optimizer]:
+    """The optimizers of tables that :func:`new_store` made."""
+    kind, rate = optimizer_kind(settings), table_rate(settings)
+    if store == "fused":
+        return [FusedOptimizer(table, rate) for table in tables]
+    weights = [table.weight for table in tables]
+    if store == "compiled":
+        return [CompiledOptimizer(weights, kind, rate, allocator())]
+    # torch warns at each sparse tensor that Adagrad makes, unless told whether to check it.
+    torch.sparse.check_sparse_tensor_invariants.disable()
+    plain = {
+        "sgd": torch.optim.SGD,
+        "adagrad": torch.optim.Adagrad,
+        "rowwise_adagrad": RowWiseAdagrad,
+        "adam": torch.optim.SparseAdam,
+    }
+    return [plain[kind](weights, rate)]
+
+
+def table_rate(settings: EngineSettings) -> float:
+    """The tables' learning rate."""
+    return settings.table_learning_rate or settings.learning_rate
+
+
+def optimizer_kind(settings: EngineSettings) -> str:
+    """The tables' optimizer; AdamW is Adam here, as tables have a decay of their own."""
+    kind = settings.table_optimizer or settings.optimizer
+    return "adam" if kind == "adamw" else kind
+
+
+def choose_store(settings: EngineSettings, kind: str, device: torch.device) -> str:
+    """``plain``, ``compiled`` or ``fused``: as ``settings.tables`` says; for auto, the fastest."""
+    on_gpu = device.type != "cpu"
+    against_fused = _against_fused(settings, kind, on_gpu)
+    if settings.tables == "auto":
+        if not on_gpu:
+            return "compiled"
+        return "plain" if against_fused else "fused"
+    if settings.tables == "compiled" and on_gpu:
+        raise UserError(
+            f"train.tables: compiled works on CPU, but the device is {device}; "
+            "set tables to fused, plain or auto"
+        )
+    if settings.tables == "fused" and against_fused:
+        raise UserError(f"train.tables: fused {against_fused}; set tables to auto or plain")
+    return settings.tables
+
+
+def _against_fused(settings: EngineSettings, kind: str, on_gpu: bool) -> str:
+    """Why FBGEMM's tables cannot be used; empty where they can."""
+    if not on_gpu and kind not in ON_CPU:
+        return f"has no {kind} on CPU (it has {', '.join(ON_CPU)})"
+    if not on_gpu and allocator() is not in_memory:
+        return "keeps its tables in memory, and tables_out_of_core is set"
+    if settings.gradient_clip or settings.table_weight_decay:
+        return "has no gradients to change, and gradient_clip or table_weight_decay is set"
+    try:
+        fbgemm()
+    except (ImportError, OSError) as error:
+        return f"needs fbgemm_gpu, which cannot be imported here ({error})"
+    return ""
