@@ -22,9 +22,6 @@ os.environ.setdefault("USE_FLAX", "0")
 # No hub is ever asked: every model starts from its own configuration.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# torch reads it at its first tensor: large tensors then lie on large pages. Steps over tables of a
-# million rows, read all over, take 5 to 10% less time so.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import dask
 

@@ -94,6 +94,7 @@ def prepare(
     if settings.threads:
         torch.set_num_threads(settings.threads)
     settings = hardware.resolve(settings)
+    hardware.keep_freed_memory()
     _check(model, train, valid)
     # Dropout and masking of each process have a stream of their own.
     seed_all(ranks.own_seed(settings.seed))

@@ -1,6 +1,7 @@
 """What the machine offers: its device, its native precision, and compiled layers."""
 
 import contextlib
+import ctypes
 
 import torch
 from torch import nn
@@ -10,6 +11,9 @@ from core.errors import UserError
 from training.batches import Batch
 from training.engine_settings import EngineSettings
 from training.optimizers import table_parameters
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Their numbers in glibc's malloc.h."""
 
 
 def resolve(settings: EngineSettings) -> EngineSettings:
@@ -32,6 +36,18 @@ def resolve(settings: EngineSettings) -> EngineSettings:
     elif precision == "bf16" and not multiplies_bf16(device):
         console.say("precision bf16: this machine has to emulate it, which is slower than fp32")
     return settings.model_copy(update={"device": device, "precision": precision})
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc to use freed memory again rather than give it back to the system.
+
+    The tensors of a step are megabytes each; otherwise every page of them is asked for, and filled
+    with zeros, at every step.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # Other C libraries have no such thing.
+        mallopt(M_MMAP_THRESHOLD, 2**30)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def multiplies_bf16(device: str) -> bool:

@@ -21,6 +21,8 @@ from training.hardware import multiplies_bf16
 COLUMNS, DENSE, DIM = 26, 13, 16
 BOTTOM, TOP = [512, 256, 64, DIM], [512, 256]
 PAIRS = (COLUMNS + 1) * COLUMNS // 2
+UNCOUNTED = 2
+"""First steps that no way's rate counts: what is loaded, compiled or set up once."""
 PREPARED = 16
 """Batches that plain PyTorch finds in memory, used in turn."""
 
@@ -29,7 +31,7 @@ def run(options: argparse.Namespace, rows_of_tables: int) -> dict[str, Any]:
     """All ways with ``rows_of_tables`` embedding rows in all."""
     folder = options.folder / f"dlrm-{rows_of_tables}"
     tables = [rows_of_tables // COLUMNS] * COLUMNS
-    samples = (options.steps + 2) * options.batch
+    samples = (options.steps + UNCOUNTED) * options.batch
     schema = click_features(folder, samples, tables, DENSE)
     precisions = ["fp32"]
     if multiplies_bf16("cpu") or options.bf16:
@@ -77,16 +79,31 @@ def ours(options: argparse.Namespace, folder: Path, schema: Schema, precision: s
     model = our_model(schema)
     settings = EngineSettings(
         batch_size=options.batch,
-        max_steps=options.steps,
+        max_steps=options.steps + UNCOUNTED,
         precision=precision,
         patience=None,
         threads=options.threads,
     )
     output = folder / "ours"
-    train = Batches(folder / "train", schema, options.batch, shuffle=True)
-    result = fit(model, train, None, settings, output, resume=False)
+    asked: list[float] = []
+
+    class Clocked(Batches):
+        """Notes when each batch is asked for."""
+
+        def __iter__(self):
+            batches = super().__iter__()
+            while True:
+                asked.append(time.perf_counter())
+                batch = next(batches, None)
+                if batch is None:
+                    return
+                yield batch
+
+    train = Clocked(folder / "train", schema, options.batch, shuffle=True)
+    fit(model, train, None, settings, output, resume=False)
     shutil.rmtree(output)
-    return result.samples_per_second
+    counted = asked[UNCOUNTED : options.steps + UNCOUNTED]
+    return (len(counted) - 1) * options.batch / (counted[-1] - counted[0])
 
 
 def our_model(schema: Schema) -> nn.Module:
@@ -107,7 +124,11 @@ def stock(options: argparse.Namespace, folder: Path, schema: Schema) -> float:
 
     class Clock(lightning.Callback):
         def on_train_start(self, *_):
-            self.began = time.perf_counter()
+            self.began = None
+
+        def on_train_batch_start(self, trainer, module, batch, number):
+            if number == UNCOUNTED:
+                self.began = time.perf_counter()
 
         def on_train_end(self, *_):
             self.seconds = time.perf_counter() - self.began
@@ -119,7 +140,7 @@ def stock(options: argparse.Namespace, folder: Path, schema: Schema) -> float:
     model.initialize(torch_models().Batch.sample_from(loader, batch_size=2))
     clock = Clock()
     trainer = lightning.Trainer(
-        max_steps=options.steps,
+        max_steps=options.steps + UNCOUNTED,
         max_epochs=-1,
         logger=False,
         callbacks=[clock],

@@ -15,9 +15,10 @@ from training import checkpoints, ranking
 from training.embeddings import TableGroup
 from training.engine import EngineSettings
 from training.ranking.dlrm import DLRMSettings
-from training.tables.kernels import ROWS_WORTH_A_THREAD, sum_gradients
+from training.tables.kernels import sum_gradients
 from training.tables.place import choose_store, place_tables
 from training.tables.storage import MappedFiles, tables_in
+from training.threads import ROWS_WORTH_A_THREAD
 
 CPU = torch.device("cpu")
 OPTIMIZERS = ["sgd", "adagrad", "rowwise_adagrad", "adam"]
@@ -223,6 +224,42 @@ def test_a_store_that_cannot_do_it_says_why(more, message):
     with pytest.raises(UserError, match=f"train.tables: fused .*{message}"):
         choose_store(wanted, kind, CPU)
     assert choose_store(wanted.model_copy(update={"tables": "auto"}), kind, CPU) == "compiled"
+
+
+def test_a_width_that_fbgemm_does_not_have_is_named():
+    with pytest.raises(UserError, match="this model has width 1"):
+        choose_store(engine("fused", "sgd"), "sgd", CPU, {16, 1})
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_groups_of_several_widths_go_on_in_another_store(store):
+    def both() -> torch.nn.ModuleList:
+        torch.manual_seed(5)
+        schema = Schema([column("a"), column("b")])
+        return torch.nn.ModuleList([TableGroup(schema, dim, "normal") for dim in (4, 8)])
+
+    def go(groups: torch.nn.ModuleList, optimizers: list, steps: range) -> None:
+        for step in steps:
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            sum(loss(group, batch(step)) for group in groups).backward()
+            for optimizer in optimizers:
+                optimizer.step()
+
+    whole = both()
+    go(whole, place_tables(whole, engine("compiled", "adagrad"), CPU), range(8))
+
+    part = both()
+    optimizers = place_tables(part, engine("compiled", "adagrad"), CPU)
+    go(part, optimizers, range(4))
+    weights = {name: tensor.clone() for name, tensor in part.state_dict().items()}
+    tensors, rest = checkpoints.optimizer_tensors(optimizers)
+    resumed = both()
+    resumed.load_state_dict(weights)
+    optimizers = place_tables(resumed, engine(store, "adagrad"), CPU)
+    checkpoints.restore_optimizers(optimizers, tensors, rest)
+    go(resumed, optimizers, range(4, 8))
+    torch.testing.assert_close(resumed.state_dict(), whole.state_dict(), rtol=1e-5, atol=1e-6)
 
 
 def test_tables_in_files_are_not_fused(tmp_path):

@@ -88,8 +88,6 @@ class ShardedOptimizer(torch.optim.Optimizer):
             steps = ranks.shared(steps)
             for state in self._states():
                 state["step"].fill_(steps)
-        for optimizer in self.own:
-            optimizer.load_state_dict(optimizer.state_dict())
 
     def _steps(self) -> torch.Tensor:
         own = max((float(state["step"]) for state in self._states()), default=0.0)

@@ -49,7 +49,8 @@ class Parallel:
         self.device = device
         self.tables = [ShardedTable(group, number) for number, group in enumerate(groups)]
         kind = place.optimizer_kind(settings)
-        store = place.choose_store(settings, kind, device)
+        widths = {weight.shape[1] for weight in weights}
+        store = place.choose_store(settings, kind, device, widths)
         if groups and kind == "rowwise_adagrad" and settings.sharding == "column_wise":
             raise UserError(
                 "train.sharding: column_wise cuts the rows that rowwise_adagrad keeps one number "

@@ -1,7 +1,11 @@
 """DLRM's interaction: dot products of all pairs of vectors."""
 
+import numpy as np
 import torch
 from torch import nn
+
+from core.compiled import compiled_sums
+from training.threads import in_threads, shares_of
 
 WIDTH_MULTIPLE = 8
 
@@ -40,10 +44,93 @@ class DotInteraction(nn.Module):
             ``(batch, width)``.
         """
         device = vectors.device.type
+        if (
+            device == "cpu"
+            and vectors.dtype == torch.float32
+            and not torch.is_autocast_enabled(device)
+        ):
+            return _InteractCompiled.apply(vectors, last, self.width)
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
             vectors, last = vectors.to(dtype), last.to(dtype)
         return _Interact.apply(vectors, last, self.pairs, self.places, self.width)
+
+
+class _InteractCompiled(torch.autograd.Function):
+    """The same on a CPU in fp32: one pass over the samples each way, nothing in between stored."""
+
+    @staticmethod
+    def forward(ctx, vectors, last, width):
+        vectors, last = vectors.contiguous(), last.contiguous()
+        ctx.save_for_backward(vectors, last)
+        out = torch.empty(len(last), width)
+        arrays = vectors.detach().numpy(), last.detach().numpy(), out.numpy()
+        shares = shares_of(len(last))
+        in_threads(_rows(vectors), lambda part: interact(*arrays, *shares[part]))
+        return out
+
+    @staticmethod
+    def backward(ctx, gradient):
+        vectors, last = ctx.saved_tensors
+        others, own = torch.empty_like(vectors), torch.empty_like(last)
+        tensors = vectors, last, gradient.contiguous(), others, own
+        arrays = [tensor.detach().numpy() for tensor in tensors]
+        shares = shares_of(len(last))
+        in_threads(_rows(vectors), lambda part: interact_backward(*arrays, *shares[part]))
+        return others, own, None
+
+
+def _rows(vectors: torch.Tensor) -> int:
+    return vectors.shape[0] * vectors.shape[1]
+
+
+@compiled_sums
+def interact(vectors, last, out, first_row, end_row):
+    """Fills rows of ``out`` ``(batch, width)`` as :class:`DotInteraction` says."""
+    count, dim = vectors.shape[1:]
+    for b in range(first_row, end_row):
+        for d in range(dim):
+            out[b, d] = last[b, d]
+        place = dim
+        for i in range(count):
+            for j in range(i + 1, count):
+                total = np.float32(0)
+                for d in range(dim):
+                    total += vectors[b, i, d] * vectors[b, j, d]
+                out[b, place] = total
+                place += 1
+            total = np.float32(0)
+            for d in range(dim):
+                total += vectors[b, i, d] * last[b, d]
+            out[b, place] = total
+            place += 1
+        for rest in range(place, out.shape[1]):
+            out[b, rest] = 0
+
+
+@compiled_sums
+def interact_backward(vectors, last, gradient, others, own, first_row, end_row):
+    """Fills rows of the gradients of ``vectors`` and ``last``."""
+    count, dim = vectors.shape[1:]
+    for b in range(first_row, end_row):
+        for d in range(dim):
+            own[b, d] = gradient[b, d]
+        for i in range(count):
+            for d in range(dim):
+                others[b, i, d] = 0
+        place = dim
+        for i in range(count):
+            for j in range(i + 1, count):
+                g = gradient[b, place]
+                for d in range(dim):
+                    others[b, i, d] += g * vectors[b, j, d]
+                    others[b, j, d] += g * vectors[b, i, d]
+                place += 1
+            g = gradient[b, place]
+            for d in range(dim):
+                others[b, i, d] += g * last[b, d]
+                own[b, d] += g * vectors[b, i, d]
+            place += 1
 
 
 class _Interact(torch.autograd.Function):

@@ -20,6 +20,8 @@ OPTIMIZERS = {
 }
 ON_CPU = ("sgd", "adagrad", "rowwise_adagrad")
 """FBGEMM has no Adam for CPUs."""
+WIDTHS = 4
+"""Widths of FBGEMM's tables are multiples of this."""
 
 
 class FusedEmbedding(nn.Module):
@@ -92,31 +94,32 @@ class FusedEmbedding(nn.Module):
 
 
 class FusedOptimizer(torch.optim.Optimizer):
-    """The optimizer inside a :class:`FusedEmbedding`, as the training loop sees it.
+    """The optimizer inside each :class:`FusedEmbedding`, as the training loop sees it.
 
     The step is made by the backward pass; ``zero_grad``, which comes before it, hands on what may
     have changed since: the learning rate and, after a checkpoint was read, the number of steps.
     """
 
-    def __init__(self, embedding: FusedEmbedding, rate: float) -> None:
-        super().__init__([embedding.weight], {"lr": rate})
-        self.embedding = embedding
-        names = [n for n in state_shapes(embedding.kind, embedding.weight.shape) if n != "step"]
-        kept = embedding.fbgemm_table.split_optimizer_states()[0] if names else []
-        state: dict[str, torch.Tensor] = dict(zip(names, kept, strict=False))
-        if names:
-            state = {"step": torch.tensor(0.0), **state}
-        self.state[embedding.weight] = state
+    def __init__(self, embeddings: list[FusedEmbedding], rate: float) -> None:
+        super().__init__([embedding.weight for embedding in embeddings], {"lr": rate})
+        self.embeddings = embeddings
+        for embedding in embeddings:
+            shapes = state_shapes(embedding.kind, embedding.weight.shape)
+            kept = iter(embedding.fbgemm_table.split_optimizer_states()[0] if shapes else ())
+            self.state[embedding.weight] = {
+                name: torch.tensor(0.0) if name == "step" else next(kept) for name in shapes
+            }
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Hands the learning rate and the number of steps made to the table."""
-        table = self.embedding.fbgemm_table
-        table.set_learning_rate(self.param_groups[0]["lr"])
-        if self.embedding.kind == "adam":  # Of the others no step depends on its number.
-            table.set_optimizer_step(int(self.state[self.embedding.weight]["step"]))
+        """Hands the learning rate and the number of steps made to the tables."""
+        for embedding in self.embeddings:
+            embedding.fbgemm_table.set_learning_rate(self.param_groups[0]["lr"])
+            if embedding.kind == "adam":  # Of the others no step depends on its number.
+                steps = int(self.state[embedding.weight]["step"])
+                embedding.fbgemm_table.set_optimizer_step(steps)
 
     def step(self, closure: Any = None) -> None:
         """Counts a step that the backward pass has made."""
-        state = self.state[self.embedding.weight]
-        if "step" in state:
-            state["step"] += 1
+        for state in self.state.values():
+            if "step" in state:
+                state["step"] += 1

@@ -5,25 +5,18 @@ since all places of a row are in one part, in the order of the batch, the sums a
 same for any number of threads.
 """
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from typing import Any
 
 import numpy as np
-import torch
 
 from core.compiled import compiled
+from training.threads import PARTS, in_threads, shares_of
 
-PARTS = 4
-SHIFT = np.uint64(62)  # The hash's highest bits choose one of PARTS parts.
+SHIFT = np.uint64(65 - PARTS.bit_length())  # The hash's highest bits choose the part.
 PLACE = np.uint64(20)  # Bits from here on choose the place in a part's hash table.
 MIX = np.uint64(0x9E3779B97F4A7C15)
 FREE = -1
-
-ROWS_WORTH_A_THREAD = 8192
-"""Fewer rows than this are done sooner than a second thread is woken."""
 
 
 @compiled
@@ -151,7 +144,7 @@ def sum_gradients(
         rows = np.empty(len(ids), np.int64)
         return rows[: number_rows(ids, part, keys, numbers, number_of, rows)]
 
-    parts = in_threads(len(ids), number, range(PARTS))
+    parts = in_threads(len(ids), number)
     ends = np.cumsum([len(rows) for rows in parts])
     sums = np.zeros((ends[-1], gradients.shape[1]), np.float32)
 
@@ -159,37 +152,11 @@ def sum_gradients(
         own = sums[ends[part] - len(parts[part]) : ends[part]]
         sum_by_row(gradients, source, ids, part, number_of, own)
 
-    in_threads(len(ids), add, range(PARTS))
+    in_threads(len(ids), add)
     return np.concatenate(parts), sums
 
 
 def over_rows(kernel: Callable[..., None], *arrays: Any, rows: np.ndarray, extra: tuple) -> None:
     """Runs an update kernel over all ``rows``, in shares side by side."""
-    cuts = [len(rows) * part // PARTS for part in range(PARTS + 1)]
-
-    def share(part: int) -> None:
-        kernel(*arrays, cuts[part], cuts[part + 1], *extra)
-
-    in_threads(len(rows), share, range(PARTS))
-
-
-def in_threads(rows: int, work: Callable[[int], Any], parts: range) -> list[Any]:
-    """``work(part)`` for all parts, in as many threads as torch computes with."""
-    threads = min(torch.get_num_threads(), len(parts), rows // ROWS_WORTH_A_THREAD)
-    if threads < 2:
-        return [work(part) for part in parts]
-    # This thread takes a share too, rather than wait.
-    others = [_pool(os.getpid()).submit(_share, work, parts[t::threads]) for t in range(1, threads)]
-    own = _share(work, parts[::threads])
-    shares = [own, *(other.result() for other in others)]
-    return [shares[part % threads][part // threads] for part in range(len(parts))]
-
-
-def _share(work: Callable[[int], Any], parts: range) -> list[Any]:
-    return [work(part) for part in parts]
-
-
-@cache
-def _pool(process: int) -> ThreadPoolExecutor:
-    # One a process: threads do not survive a fork.
-    return ThreadPoolExecutor(PARTS - 1, thread_name_prefix="tables")
+    shares = shares_of(len(rows))
+    in_threads(len(rows), lambda part: kernel(*arrays, *shares[part], *extra))

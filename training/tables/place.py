@@ -1,5 +1,7 @@
 """Which store a model's tables get, and the optimizers that go with it."""
 
+from collections.abc import Collection
+
 import torch
 from torch import nn
 
@@ -7,7 +9,7 @@ from core.errors import UserError
 from core.merlin import fbgemm
 from training.embeddings import TableGroup
 from training.engine_settings import EngineSettings
-from training.tables.fused import ON_CPU, FusedEmbedding, FusedOptimizer
+from training.tables.fused import ON_CPU, WIDTHS, FusedEmbedding, FusedOptimizer
 from training.tables.lookup import CompiledEmbedding, SparseEmbedding
 from training.tables.optimizers import CompiledOptimizer, RowWiseAdagrad
 from training.tables.storage import allocator, in_memory
@@ -37,7 +39,8 @@ def place_tables(
     if not groups:
         return []
     kind = optimizer_kind(settings)
-    store = choose_store(settings, kind, device)
+    widths = {group.table.weight.shape[1] for group in groups}
+    store = choose_store(settings, kind, device, widths)
     for group in groups:
         group.table = new_store(store, group.table.weight.detach(), settings, device)
     return store_optimizers(store, [group.table for group in groups], settings)
@@ -60,7 +63,7 @@ def store_optimizers(
     """The optimizers of tables that :func:`new_store` made."""
     kind, rate = optimizer_kind(settings), table_rate(settings)
     if store == "fused":
-        return [FusedOptimizer(table, rate) for table in tables]
+        return [FusedOptimizer(tables, rate)]
     weights = [table.weight for table in tables]
     if store == "compiled":
         return [CompiledOptimizer(weights, kind, rate, allocator())]
@@ -86,26 +89,38 @@ def optimizer_kind(settings: EngineSettings) -> str:
     return "adam" if kind == "adamw" else kind
 
 
-def choose_store(settings: EngineSettings, kind: str, device: torch.device) -> str:
-    """``plain``, ``compiled`` or ``fused``: as ``settings.tables`` says; for auto, the fastest."""
+def choose_store(
+    settings: EngineSettings, kind: str, device: torch.device, widths: Collection[int] = ()
+) -> str:
+    """``plain``, ``compiled`` or ``fused``: as ``settings.tables`` says; for auto, the fastest.
+
+    Args:
+        kind: of the tables' optimizer.
+        widths: of the model's tables.
+    """
     on_gpu = device.type != "cpu"
-    against_fused = _against_fused(settings, kind, on_gpu)
-    if settings.tables == "auto":
-        if not on_gpu:
-            return "compiled"
-        return "plain" if against_fused else "fused"
     if settings.tables == "compiled" and on_gpu:
         raise UserError(
             f"train.tables: compiled works on CPU, but the device is {device}; "
             "set tables to fused, plain or auto"
         )
-    if settings.tables == "fused" and against_fused:
-        raise UserError(f"train.tables: fused {against_fused}; set tables to auto or plain")
-    return settings.tables
+    if settings.tables == "auto" and not on_gpu:
+        return "compiled"
+    if settings.tables in ("plain", "compiled"):
+        return settings.tables
+    against = _against_fused(settings, kind, on_gpu, widths)
+    if against and settings.tables == "fused":
+        raise UserError(f"train.tables: fused {against}; set tables to auto or plain")
+    return "plain" if against else "fused"
 
 
-def _against_fused(settings: EngineSettings, kind: str, on_gpu: bool) -> str:
+def _against_fused(
+    settings: EngineSettings, kind: str, on_gpu: bool, widths: Collection[int]
+) -> str:
     """Why FBGEMM's tables cannot be used; empty where they can."""
+    odd = [width for width in widths if width % WIDTHS]
+    if odd:
+        return f"has tables whose width divides by {WIDTHS}, and this model has width {odd[0]}"
     if not on_gpu and kind not in ON_CPU:
         return f"has no {kind} on CPU (it has {', '.join(ON_CPU)})"
     if not on_gpu and allocator() is not in_memory:
