@@ -142,6 +142,7 @@ def set_aside(record: dict[str, Any]) -> list[str]:
 
 
 def _report(record: dict[str, Any], output: str | Path, seconds: float) -> None:
-    parts = [f"{record['rows_written']:,} rows in {len(record['shards'])} shards"]
+    shards = len(record["shards"])
+    parts = [f"{record['rows_written']:,} rows in {shards} shard{'s' * (shards != 1)}"]
     parts += set_aside(record)
     say(f"ingest: {record['rows_read']:,} lines → {', '.join(parts)}, {seconds:.1f} s → {output}")

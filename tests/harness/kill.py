@@ -215,7 +215,9 @@ def try_job(
             status = runner.run(job.arguments(output))
         tally.kills += killed
         tally.runs += 1
-        compare(tally, status, expected, output)
+        compared, faults = compare(status, expected, output)
+        tally.files_compared += compared
+        tally.faults += faults
         kept = found & inodes(output) if output.exists() else set()
         tally.shards_found += len(found)
         tally.shards_kept += len(kept)
@@ -225,21 +227,20 @@ def try_job(
     return tally
 
 
-def compare(tally: Tally, status: int | None, expected: dict[str, str], output: Path) -> None:
-    """Notes whatever differs from the undisturbed run."""
+def compare(status: int | None, expected: dict[str, str], output: Path) -> tuple[int, list[str]]:
+    """How many files were compared with the undisturbed run's, and whatever differs."""
     if status != 0:
-        tally.faults.append(f"the run after the kill ended with status {status}")
-        return
+        return 0, [f"the run after the kill ended with status {status}"]
     found = all_bytes(output)
-    tally.files_compared += len(expected)
+    faults = []
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
             what = "is missing" if name not in found else "differs"
-            what = "should not be there" if name not in expected else what
-            tally.faults.append(f"{name} {what}")
+            faults.append(f"{name} {what if name in expected else 'should not be there'}")
     partial = output.with_name(f".{output.name}.partial")
     if partial.exists():
-        tally.faults.append(f"{partial.name} was left behind")
+        faults.append(f"{partial.name} was left behind")
+    return len(expected), faults
 
 
 def make_jobs(runner: Runner, folder: Path, rows: int) -> list[Job]:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.harness.kill import Runner, all_bytes
+from tests.harness.kill import Runner, all_bytes, compare
 
 PRELOAD = [
     "pipeline.__main__",
@@ -150,7 +150,9 @@ def try_family(
                 tally.writing += half_written(output)
         tally.runs += bool(landed)
         tally.most_kills = max(tally.most_kills, landed)
-        compare(tally, status, expected, output)
+        compared, faults = compare(status, expected, output)
+        tally.files_compared += compared
+        tally.faults += faults
         told(f"{recipe}: {tally.kills} kills, {len(tally.faults)} faults")
     return tally
 
@@ -158,19 +160,6 @@ def try_family(
 def half_written(folder: Path) -> bool:
     """Whether a file is being written there, or was when its writer was killed."""
     return any(folder.rglob("*.partial"))
-
-
-def compare(tally: Tally, status: int, expected: dict[str, str], output: Path) -> None:
-    """Notes whatever differs from the undisturbed run."""
-    if status != 0:
-        tally.faults.append(f"the last run ended with status {status}")
-        return
-    found = all_bytes(output)
-    tally.files_compared += len(expected)
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            what = "is missing" if name not in found else "differs"
-            tally.faults.append(f"{name} {what if name in expected else 'should not be there'}")
 
 
 def try_all(
