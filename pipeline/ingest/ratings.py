@@ -1,4 +1,4 @@
-"""Ratings (user, item, rating, time) → typed rows; MovieLens files as they come."""
+"""Ratings (user, item, rating, time) → typed rows; recipes/movielens.yaml is for MovieLens."""
 
 from core.settings import Settings
 from pipeline.ingest.columns import Column
