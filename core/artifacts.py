@@ -46,8 +46,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def remove_partials(folder: str | Path) -> None:
-    """Deletes what killed processes were writing in ``folder`` with :func:`atomic_path`."""
-    for file in Path(folder).glob(f".*{PARTIAL}"):
+    """Deletes what killed processes were writing in or below ``folder`` (:func:`atomic_path`)."""
+    for file in Path(folder).rglob(f".*{PARTIAL}"):
         if file.is_file():
             file.unlink()
 

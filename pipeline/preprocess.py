@@ -21,11 +21,11 @@ import pyarrow.parquet as pq
 
 from core import cluster as dask_cluster
 from core.artifacts import (
-    PARTIAL,
     checked_output,
     digest,
     encodings,
     read_json,
+    remove_partials,
     write_json,
     write_parquet,
 )
@@ -140,6 +140,7 @@ def apply(
     written = dask_cluster.run(
         client, "writing features", apply_part, job.parts, workflow, job.read, str(output)
     )
+    remove_partials(output)  # a worker that died while it wrote was replaced by another
     return summary(job.parts, written, workflow.output_schema, job.about, needed)
 
 
@@ -188,8 +189,7 @@ def begin(output: Path, plan: dict[str, Any]) -> None:
         raise UserError(f"{output}: the output of another stage; name a folder for the features")
     if (output / PLAN).is_file() and read_json(output / PLAN) == plan:
         (output / MANIFEST).unlink(missing_ok=True)
-        for stale in output.rglob(f".*{PARTIAL}"):  # what a kill left of files being written
-            stale.unlink()
+        remove_partials(output)
         return
     for name in (*SPLITS, STATE, HELD_OUT, EVENTS):
         shutil.rmtree(output / name, ignore_errors=True)

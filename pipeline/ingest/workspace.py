@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from core.artifacts import PARTIAL, checked_output, read_json, write_json
+from core.artifacts import PARTIAL, checked_output, read_json, remove_partials, write_json
 from core.errors import UserError
 from pipeline.ingest.inputs import InputFile
 from pipeline.ingest.source import SourceSettings
@@ -91,8 +91,7 @@ class Workspace:
             shutil.rmtree(self.out, ignore_errors=True)
             self._keep_unchanged(old["inputs"], plan["inputs"])
         self.out.mkdir(parents=True, exist_ok=True)
-        for stale in self.folder.rglob(f".*{PARTIAL}"):
-            stale.unlink()
+        remove_partials(self.folder)
         if old != plan:
             write_json(self.folder / PLAN, plan)
         return False

@@ -11,6 +11,7 @@ from pipeline.ingest.clickstream import ClickstreamSourceSettings
 from pipeline.ingest.criteo import CriteoReader, CriteoSourceSettings
 from pipeline.stages import ingest as stage
 from pipeline.stages.ingest import ingest
+from tests.harness.kill import all_bytes
 from tests.ingest.test_criteo import as_text, make_row
 
 TREE = {"rows_per_shard": 100, "block_bytes": 9000, "workers": 1, "max_bad_fraction": 0.2}
@@ -37,10 +38,6 @@ def log(write):
 def whole(log, tmp_path):
     ingest("ranking", SETTINGS, log, tmp_path / "whole")
     return all_bytes(tmp_path / "whole")
-
-
-def all_bytes(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def partial(output: Path) -> Path:

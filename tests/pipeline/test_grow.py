@@ -22,9 +22,10 @@ from pipeline.__main__ import main
 from pipeline.grow import grow
 from pipeline.preprocess_ranking import RankingPreprocessSettings, preprocess_ranking
 from pipeline.splits import SplitSettings, ranges_after, row_ranges
+from tests.harness.kill import all_bytes
 from tests.pipeline import grown as compare
 from tests.pipeline.grown import take_shards, vocabularies
-from tests.pipeline.test_preprocess_ranking import all_bytes, write_raw
+from tests.pipeline.test_preprocess_ranking import write_raw
 from workflows.ranking import RankingWorkflowSettings
 
 SETTINGS = RankingPreprocessSettings(

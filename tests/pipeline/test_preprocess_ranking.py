@@ -12,6 +12,7 @@ from core.errors import UserError
 from pipeline import preprocess
 from pipeline.preprocess_ranking import RankingPreprocessSettings, preprocess_ranking
 from pipeline.splits import SplitSettings
+from tests.harness.kill import all_bytes
 from tests.workflows.test_categorify import reference_codes
 from workflows.ranking import CATEGORICAL, DENSE, LABEL, RankingWorkflowSettings
 
@@ -53,11 +54,6 @@ def read(folder, split):
     return pd.concat(
         [pq.read_table(path).to_pandas() for path in sorted((folder / split).glob("*.parquet"))]
     ).reset_index(drop=True)
-
-
-def all_bytes(folder):
-    files = [p for p in sorted(folder.rglob("*")) if p.is_file()]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 SETTINGS = RankingPreprocessSettings(
@@ -150,6 +146,21 @@ def test_an_interrupted_run_goes_on_and_ends_in_the_same_bytes(
     kept = {path: path.stat().st_mtime_ns for path in written}
     preprocess_ranking(raw, output, SETTINGS, ClusterSettings(workers=1))
     assert {path: path.stat().st_mtime_ns for path in written} == kept
+    assert all_bytes(output) == all_bytes(features)
+
+
+def test_what_a_worker_that_died_was_writing_is_gone_at_the_end(
+    raw, features, tmp_path, monkeypatch
+):
+    output = tmp_path / "out"
+    whole = preprocess.write_parquet
+
+    def beside_one_that_died(path, *arguments, **options):
+        whole(path, *arguments, **options)
+        path.with_name(f".{path.name}.1.partial").write_bytes(b"PAR1")
+
+    monkeypatch.setattr(preprocess, "write_parquet", beside_one_that_died)
+    preprocess_ranking(raw, output, SETTINGS, ClusterSettings(workers=1))
     assert all_bytes(output) == all_bytes(features)
 
 

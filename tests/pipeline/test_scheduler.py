@@ -16,7 +16,8 @@ from core.cluster import ClusterSettings
 from core.errors import UserError
 from pipeline.preprocess_ranking import RankingPreprocessSettings, preprocess_ranking
 from pipeline.splits import SplitSettings
-from tests.pipeline.test_preprocess_ranking import all_bytes, write_raw
+from tests.harness.kill import all_bytes
+from tests.pipeline.test_preprocess_ranking import write_raw
 from workflows.ranking import RankingWorkflowSettings
 
 SETTINGS = RankingPreprocessSettings(
