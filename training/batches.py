@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import torch
 
 from core.artifacts import parquet_files
+from core.compiled import compiled
 from core.errors import UserError
 from core.merlin import Schema, Tags, read_ahead_queue, torch_loader
 
@@ -66,7 +67,8 @@ class Batches:
     * columns tagged ``TARGET`` → ``targets``: the tensor of the only one, or a dict where there
       are several, float32, shape ``(batch,)``; None where there is none.
 
-    Integers are int32, or int64 where the file has 64 bits; floats are float32.
+    Integers are int32, or int64 where the file has 64 bits; floats are float32; times are int64,
+    milliseconds since 1970 UTC.
 
     Args:
         folder: holds ``*.parquet`` with the schema's columns.
@@ -206,7 +208,7 @@ class _Order:
             table = _read(chunk, self.schema)
             if self.batches.shuffle:
                 order = self._generator(1 + number).permutation(rows)[low:high]
-                table = _take(table, order)
+                table = _shuffled(table, order)
             else:
                 table = table.slice(low, high - low)
             if spill is not None:
@@ -340,7 +342,8 @@ def _check_types(file: Path, footer: pq.FileMetaData, schema: Schema) -> None:
     for name in schema.column_names:
         kind = arrow.field(name).type
         value = kind.value_type if pa.types.is_list(kind) else kind
-        if not (pa.types.is_integer(value) or pa.types.is_floating(value) or value == pa.bool_()):
+        number = pa.types.is_integer(value) or pa.types.is_floating(value) or value == pa.bool_()
+        if not number and not pa.types.is_timestamp(kind):
             raise UserError(
                 f"{file}: column {name} is {kind}, expected numbers or lists of numbers; "
                 "leave it out of the columns to read"
@@ -367,7 +370,7 @@ def _check_domains(file: Path, footer: pq.FileMetaData, schema: Schema) -> None:
 
 
 def _read(groups: Sequence[RowGroup], schema: Schema) -> pa.Table:
-    """Row groups as one table with one contiguous array a column, columns in the schema's order."""
+    """Row groups as one table, columns in the schema's order."""
     by_file: dict[Path, list[int]] = {}
     for group in groups:
         by_file.setdefault(group.file, []).append(group.index)
@@ -380,20 +383,45 @@ def _read(groups: Sequence[RowGroup], schema: Schema) -> pa.Table:
         for name in table.column_names:
             if table.column(name).null_count:
                 raise UserError(f"{file}: column {name} holds nulls; features have none")
-        tables.append(table.replace_schema_metadata())
-    return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+        tables.append(_times_as_numbers(table.replace_schema_metadata()))
+    return pa.concat_tables(tables, promote_options="permissive")
 
 
-def _take(table: pa.Table, order: np.ndarray) -> pa.Table:
-    """``table``'s rows ``order``. NumPy is quicker for plain columns, Arrow does the ragged."""
-    indices = pa.array(order)
+def _times_as_numbers(table: pa.Table) -> pa.Table:
+    """Timestamps as milliseconds since 1970 UTC."""
+    for place, field in enumerate(table.schema):
+        if pa.types.is_timestamp(field.type):
+            times = table.column(place).cast(pa.timestamp("ms", field.type.tz), safe=False)
+            table = table.set_column(place, field.name, times.cast(pa.int64()))
+    return table
+
+
+def _shuffled(table: pa.Table, order: np.ndarray) -> pa.Table:
+    """``table``'s rows ``order``, each at most once."""
+    place = np.full(table.num_rows, -1, np.int32)
+    place[order] = np.arange(len(order), dtype=np.int32)
     columns = []
     for column in table.columns:
         if pa.types.is_nested(column.type):
-            columns.append(pc.take(_contiguous(column), indices))
-        else:
-            columns.append(pa.array(_contiguous(column).to_numpy(zero_copy_only=False)[order]))
+            columns.append(pc.take(_contiguous(column), pa.array(order)))
+            continue
+        # From the pieces as they were read: to join them first would take as long as this.
+        first = 0
+        pieces = [chunk.to_numpy(zero_copy_only=False) for chunk in column.chunks]
+        shuffled = np.empty(len(order), pieces[0].dtype)
+        for piece in pieces:
+            _put(piece, place[first : first + len(piece)], shuffled)
+            first += len(piece)
+        columns.append(pa.array(shuffled))
     return pa.table(columns, names=table.column_names)
+
+
+@compiled
+def _put(values, place, out):
+    """``out[place[i]] = values[i]`` where a place is 0 or more."""
+    for i in range(len(values)):
+        if place[i] >= 0:
+            out[place[i]] = values[i]
 
 
 def _contiguous(column: pa.ChunkedArray) -> pa.Array:

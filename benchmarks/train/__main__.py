@@ -5,8 +5,9 @@
     python -m benchmarks.train --quick                  # a few steps of each, to see that it works
 
 Sections: ``dlrm``, ``sessions``, ``loader``, ``systems``. In every section the ways to do the same
-thing take turns in one process, ``--rounds`` times; the table gives the best and the median rate,
-and ours divided by each, from the best rates and as the median of the rounds.
+thing take turns, ``--rounds`` times, those of ``dlrm`` in processes of their own; the table gives
+the best and the median rate, and ours divided by each, from the best rates and as the median of the
+rounds.
 """
 
 import argparse

@@ -4,6 +4,7 @@ import argparse
 import logging
 import shutil
 import time
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,15 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from benchmarks.train.features import click_features
-from benchmarks.train.rounds import Way, alternate, gemm_rate, summary, timed_steps
+from benchmarks.train.rounds import (
+    PYTORCHS_OWN,
+    Way,
+    alternate,
+    apart,
+    gemm_rate,
+    summary,
+    timed_steps,
+)
 from core.console import say
 from core.merlin import Dataset, Schema, Tags, torch_loader, torch_models
 from training.hardware import multiplies_bf16
@@ -40,16 +49,17 @@ def run(options: argparse.Namespace, rows_of_tables: int) -> dict[str, Any]:
         say("bf16: left out, as this CPU has neither AVX-512 BF16 nor AMX (--bf16 runs it anyway)")
     found: dict[str, Any] = {"table_rows": rows_of_tables, "precisions": precisions}
     for precision in precisions:
-        ways = [Way("ours", lambda p=precision: ours(options, folder, schema, p))]
+        other = partial(_way, PYTORCHS_OWN, options)
+        ways = [_way({}, options, "ours", ours, folder, schema, precision)]
         if precision == "fp32":
             ways += [
-                Way("(a) stock Merlin, Adam", lambda: stock(options, folder, schema)),
-                Way("(b) plain, Adagrad", lambda: plain(options, folder, schema, "adagrad")),
-                Way("(b) plain, SGD", lambda: plain(options, folder, schema, "sgd")),
+                other("(a) stock Merlin, Adam", stock, folder, schema),
+                other("(b) plain, Adagrad", plain, folder, schema, "adagrad"),
+                other("(b) plain, SGD", plain, folder, schema, "sgd"),
             ]
         ways += [
-            Way("(c) linear layers alone", lambda p=precision: dense(options, p, False)),
-            Way("(c) and the dot products", lambda p=precision: dense(options, p, True)),
+            other("(c) linear layers alone", dense, precision, False),
+            other("(c) and the dot products", dense, precision, True),
         ]
         alternate(ways, options.rounds)
         title = f"DLRM, {rows_of_tables:,} table rows, batch {options.batch}, {precision}"
@@ -61,6 +71,12 @@ def run(options: argparse.Namespace, rows_of_tables: int) -> dict[str, Any]:
     )
     found["bound_fp32"] = bound
     return found
+
+
+def _way(
+    settings: dict[str, str], options: argparse.Namespace, name: str, run: Any, *arguments: Any
+) -> Way:
+    return Way(name, lambda: apart(run, options, *arguments, settings=settings))
 
 
 def flops_a_sample() -> float:

@@ -1,8 +1,11 @@
 """Rounds of several ways to do one thing, one after the other, and what they say together."""
 
 import gc
+import multiprocessing
+import os
 import statistics
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +13,9 @@ from typing import Any
 import torch
 
 from core.console import say, table
+
+PYTORCHS_OWN = {"THP_MEM_ALLOC_ENABLE": "0", "GOMP_SPINCOUNT": "300000"}
+"""What PyTorch and libgomp do where these are not set; ours sets them otherwise (``core``)."""
 
 
 @dataclass
@@ -32,6 +38,33 @@ def alternate(ways: list[Way], rounds: int) -> None:
             gc.collect()
             way.rates.append(way.run())
             say(f"  {way.name}: {way.rates[-1]:,.0f}")
+
+
+def apart(run: Callable[..., float], *arguments: Any, settings: dict[str, str]) -> float:
+    """``run(*arguments)`` in a fresh process with its own environment; ``run`` stands in a module.
+
+    No way then finds the memory, threads and settings that another one left.
+    """
+    context = multiprocessing.get_context("spawn")
+    before = {name: os.environ.get(name) for name in settings}
+    rates = context.SimpleQueue()
+    process = context.Process(target=_run, args=(rates, run, arguments))
+    os.environ.update(settings)
+    try:
+        process.start()
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+    process.join()
+    if process.exitcode:
+        raise SystemExit(f"{run.__name__} ended with code {process.exitcode}")
+    return rates.get()
+
+
+def _run(rates: Any, run: Callable[..., float], arguments: tuple[Any, ...]) -> None:
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(arguments[0].threads)
+    rates.put(run(*arguments))
 
 
 def summary(title: str, unit: str, ways: list[Way], ours: str) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def ours(options: argparse.Namespace, folder: Any, schema: Schema, expansion: fl
 
     seed_all(0)
     sizes = {"d_model": WIDTH, "layers": LAYERS, "heads": HEADS, "dropout": DROPOUT}
-    model = sessions.build("xlnet", schema, {**sizes, "max_length": LONGEST - 1, "negatives": 0})
+    model = sessions.build("xlnet", schema, {**sizes, "max_length": LONGEST - 1})
     settings = EngineSettings(
         **{**sessions.ENGINE_DEFAULTS, "patience": None},
         max_steps=options.steps,
