@@ -39,10 +39,33 @@ def table(rows: int, seed: int, dense: int = 3, categorical: int = 4) -> pa.Tabl
     return pa.table({"label": label, **numbers, **ids})
 
 
-def write(folder: Path, rows: int, seed: int, files: int = 2) -> Path:
-    """``rows`` rows in ``files`` files of row groups of 64."""
+def richer_schema() -> Schema:
+    """That of :func:`richer_table`."""
+    lists = ColumnSchema(
+        "L1",
+        dtype="int32",
+        tags=[Tags.CATEGORICAL, Tags.LIST],
+        properties={"domain": {"min": 0, "max": CARDINALITY - 1, "name": "L1"}},
+        is_list=True,
+        is_ragged=True,
+    )
+    cart = ColumnSchema("cart", dtype="int8", tags=[Tags.TARGET, Tags.BINARY_CLASSIFICATION])
+    return Schema([*schema(), lists, cart])
+
+
+def richer_table(rows: int, seed: int) -> pa.Table:
+    """:func:`table` with lists of none to four ids, ``L1``, and a second label, ``cart``."""
+    rng, plain = np.random.default_rng(seed), table(rows, seed)
+    lists = [rng.integers(1, CARDINALITY, rng.integers(0, 5)).tolist() for _ in range(rows)]
+    cart = plain["label"].to_numpy() * (rng.random(rows) < 0.5)
+    plain = plain.append_column("L1", pa.array(lists, pa.list_(pa.int32())))
+    return plain.append_column("cart", pa.array(cart, pa.int8()))
+
+
+def write(folder: Path, rows: int, seed: int, files: int = 2, make=table) -> Path:
+    """``rows`` rows of ``make`` in ``files`` files of row groups of 64."""
     folder.mkdir(parents=True)
-    whole = table(rows, seed)
+    whole = make(rows, seed)
     for part in range(files):
         low, high = rows * part // files, rows * (part + 1) // files
         path = folder / f"part-{part:05d}.parquet"

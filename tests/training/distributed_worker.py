@@ -14,6 +14,8 @@ from training.batches import Batches
 from training.distributed import ranks
 from training.engine import EngineSettings, fit, seed_all
 from training.ranking.dlrm import DLRMSettings
+from training.ranking.mmoe import MMoESettings
+from training.tables.storage import tables_in
 
 BATCH, VALID_BATCH = 32, 64
 
@@ -23,8 +25,13 @@ def model_and_schema(family):
     if family == "sessions":
         schema = session_schema("category", "price")
         small = {"d_model": 16, "layers": 1, "heads": 2, "dropout": 0.0, "max_length": 6}
+        small["side_features"] = None
         model = sessions.build("xlnet", schema, small)
         return model, schema, model.columns
+    if family == "richer":
+        schema = click_log.richer_schema()
+        small = MMoESettings(embedding_dim=8, experts=2, expert_mlp=[16], dropout=0.0)
+        return ranking.build("mmoe", schema, small), schema, schema.column_names
     small = DLRMSettings(embedding_dim=8, bottom_mlp=[16], top_mlp=[16], dropout=0.0)
     schema = click_log.schema()
     return ranking.build("dlrm", schema, small), schema, schema.column_names
@@ -32,6 +39,13 @@ def model_and_schema(family):
 
 def train(run):
     """One training, in this process's share of it; what it found."""
+    # Each process has its own files of what it holds of the tables, as a stage gives them.
+    scratch = Path(run["folder"], f"process-{ranks.rank()}")
+    with tables_in(scratch if run["settings"].get("tables_out_of_core") else None):
+        return fitted(run)
+
+
+def fitted(run):
     model, schema, columns = model_and_schema(run["family"])
     processes = {"rank": ranks.rank(), "world_size": ranks.world_size()}
     base = {"device": "cpu", "epochs": 2, "batch_size": BATCH, "validate_every_steps": 3}

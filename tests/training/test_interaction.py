@@ -34,8 +34,20 @@ def test_products_are_those_of_merlin(vectors):
     torch.testing.assert_close(one.grad, other.grad)
 
 
-def test_gradients_by_differences(vectors):
-    interaction = DotInteraction(VECTORS, DIM)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_with_itself_the_squares_follow_the_pairs(vectors, dtype):
+    vectors = vectors.to(dtype)
+    interaction = DotInteraction(VECTORS, DIM, itself=True)
+    out = apply(interaction, vectors)
+    pairs = apply(DotInteraction(VECTORS, DIM), vectors)[:, : DIM + 21]
+    assert out.shape == (5, interaction.width) and interaction.width == 32
+    torch.testing.assert_close(out[:, : DIM + 21], pairs)
+    torch.testing.assert_close(out[:, DIM + 21 : DIM + 28], (vectors**2).sum(2))
+
+
+@pytest.mark.parametrize("itself", [False, True])
+def test_gradients_by_differences(vectors, itself):
+    interaction = DotInteraction(VECTORS, DIM, itself)
     torch.autograd.gradcheck(lambda v: apply(interaction, v), vectors.requires_grad_())
 
 

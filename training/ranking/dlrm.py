@@ -30,6 +30,9 @@ class DLRMSettings(DeepSettings):
     top_mlp: list[Width] = Field([512, 256], min_length=1)
     """Widths of the top MLP before the logit."""
 
+    interaction_itself: bool = False
+    """Whether the dot product of each vector with itself goes into the top MLP too."""
+
     dropout: float = Field(0.0, ge=0, lt=1)
     """Share of the top MLP's activations dropped in training."""
 
@@ -54,7 +57,7 @@ class DLRM(nn.Module):
         # The vector that meets the embeddings is neither dropped nor normalised.
         plain = settings.model_copy(update={"dropout": 0.0, "normalisation": "none"})
         self.bottom = mlp([*settings.bottom_mlp, dim], plain)
-        self.interaction = DotInteraction(len(codes) + 1, dim)
+        self.interaction = DotInteraction(len(codes) + 1, dim, settings.interaction_itself)
         self.top = torch_models().Block(mlp(settings.top_mlp, settings), logit_output(schema))
 
     def forward(self, inputs: Inputs) -> torch.Tensor:

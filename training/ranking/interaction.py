@@ -20,10 +20,12 @@ class DotInteraction(nn.Module):
     Args:
         vectors: how many there are.
         dim: their width.
+        itself: whether the products of each vector with itself follow those of the pairs.
     """
 
-    def __init__(self, vectors: int, dim: int) -> None:
+    def __init__(self, vectors: int, dim: int, itself: bool = False) -> None:
         super().__init__()
+        self.itself = itself
         first, second = torch.triu_indices(vectors, vectors, offset=1)
         # Where the pairs stand in the flat matrix of products, and each product in the output.
         pairs = first * vectors + second
@@ -31,10 +33,12 @@ class DotInteraction(nn.Module):
         places[first, second] = places[second, first] = dim + torch.arange(len(pairs))
         self.register_buffer("pairs", pairs, persistent=False)
         self.register_buffer("places", places.view(-1), persistent=False)
-        self.width = -(-(dim + len(pairs)) // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
+        products = len(pairs) + vectors * itself
+        self.width = -(-(dim + products) // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
+        self.pairs_width = dim + len(pairs) if itself else self.width
 
     def forward(self, vectors: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
-        """The last vector, then products 0·1, 0·2, … 1·2, …, then zeros.
+        """The last vector, then products 0·1, 0·2, … 1·2, … (then 0·0, 1·1, …), then zeros.
 
         Args:
             vectors: all but the last, ``(batch, vectors - 1, dim)``.
@@ -43,17 +47,25 @@ class DotInteraction(nn.Module):
         Returns:
             ``(batch, width)``.
         """
+        found = self._pairs(vectors, last)
+        if not self.itself:
+            return found
+        squares = vectors.square().sum(2), last.square().sum(1, keepdim=True)
+        zeros = found.new_zeros(len(last), self.width - found.shape[1] - vectors.shape[1] - 1)
+        return torch.cat([found, *(square.to(found.dtype) for square in squares), zeros], dim=1)
+
+    def _pairs(self, vectors: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
         device = vectors.device.type
         if (
             device == "cpu"
             and vectors.dtype == torch.float32
             and not torch.is_autocast_enabled(device)
         ):
-            return _InteractCompiled.apply(vectors, last, self.width)
+            return _InteractCompiled.apply(vectors, last, self.pairs_width)
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
             vectors, last = vectors.to(dtype), last.to(dtype)
-        return _Interact.apply(vectors, last, self.pairs, self.places, self.width)
+        return _Interact.apply(vectors, last, self.pairs, self.places, self.pairs_width)
 
 
 class _InteractCompiled(torch.autograd.Function):
