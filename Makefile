@@ -1,5 +1,6 @@
 # make repro   sets everything up, runs both recipes end to end, prints what was learned
 # make test    sets everything up, runs the tests
+# make install-gpu   sets .venv up for NVIDIA GPUs (cuDF, Dask-CUDA, CUDA builds); the others then use it
 # RECIPE=recipes/NAME.yaml puts that recipe into params.yaml first. scripts/setup.sh says what
 # TORCH_BACKEND and PYTHON do.
 SHELL := /bin/sh
@@ -8,10 +9,13 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 unexport PYTHONDONTWRITEBYTECODE
 RECIPE ?=
 
-.PHONY: setup repro test lint lock clean
+.PHONY: setup install-gpu repro test lint lock clean
 
 setup:
 	@scripts/setup.sh
+
+install-gpu:
+	@EXTRA=gpu scripts/setup.sh
 
 repro: setup
 	@scripts/repro.sh $(RECIPE)

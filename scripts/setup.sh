@@ -1,20 +1,25 @@
 #!/bin/sh
 # Sets up .venv with exactly what requirements/cpu.lock names; does nothing when that is done.
 #
-#   TORCH_BACKEND   which build of torch: cpu (the default), cu126, cu128, auto, …
+#   EXTRA           gpu: what requirements/gpu.lock names, with cuDF and CUDA builds of torch and
+#                   FBGEMM. Empty: what .venv has already, cpu where there is none.
+#   TORCH_BACKEND   which build of torch cpu.lock is installed with: cpu (the default), cu126, …
 #                   Where pip is told of a folder of wheels (PIP_FIND_LINKS or pip's own settings),
 #                   the build that lies there is taken and this setting is not needed.
 #   PYTHON          the Python 3.11 to use, where it is not found as python3.11 or python3.
 set -eu
 cd "$(dirname "$0")/.."
 UV_VERSION=0.13.8
-LOCK=requirements/cpu.lock
 STAMP=.venv/.installed
+EXTRA="${EXTRA:-$(sed -n 's/.* extra=//p' "$STAMP" 2>/dev/null || true)}"
+EXTRA="${EXTRA:-cpu}"
+LOCK="requirements/$EXTRA.lock"
 
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 is_311() { "$1" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; }
 
-wanted="$(cat "$LOCK" pyproject.toml scripts/setup.sh | cksum) ${TORCH_BACKEND:-cpu}"
+[ -f "$LOCK" ] || fail "EXTRA=$EXTRA: expected cpu or gpu"
+wanted="$(cat "$LOCK" pyproject.toml scripts/setup.sh | cksum) ${TORCH_BACKEND:-cpu} extra=$EXTRA"
 if [ -f "$STAMP" ] && [ "$(cat "$STAMP")" = "$wanted" ]; then exit 0; fi
 rm -f "$STAMP"
 
@@ -64,20 +69,27 @@ if [ -n "$cert" ]; then SSL_CERT_FILE="${SSL_CERT_FILE:-$cert}"; export SSL_CERT
 export UV_CACHE_DIR="${UV_CACHE_DIR:-$PWD/.venv/uv-cache}"
 export VIRTUAL_ENV="$PWD/.venv"
 
-# 3. torch first, in the build that was asked for; then the rest, by hash. --no-deps, since the
-#    lock is complete and Merlin's own metadata contradicts it.
+# 3. torch first, in the build that was asked for (gpu.lock names its own); then the rest, by hash.
+#    --no-deps, since the lock is complete and Merlin's own metadata contradicts it.
 version=$(sed -n 's/^torch==\([0-9.]*\).*/\1/p' "$LOCK")
-echo "setup: installing the packages of $LOCK into .venv (about 2 GB on disk)"
+size=2; [ "$EXTRA" = cpu ] || size=7
+echo "setup: installing the packages of $LOCK into .venv (about $size GB on disk)"
 local_torch=$(echo "$links" | tr ' ,' '\n\n' | while read -r folder; do
     ls "$folder"/torch-"$version"*cp311* 2>/dev/null || true; done | head -n 1)
-if [ -n "$local_torch" ] && [ -z "${TORCH_BACKEND:-}" ]; then
+if [ "$EXTRA" = gpu ]; then
+    unset UV_FIND_LINKS  # A CPU build of torch that lies there would be taken for the CUDA one.
+    # Both bring the package fbgemm_gpu.
+    .venv/bin/uv pip uninstall -q fbgemm-gpu-cpu 2>/dev/null || true
+elif [ -n "$local_torch" ] && [ -z "${TORCH_BACKEND:-}" ]; then
     .venv/bin/uv pip install -q --no-deps "torch==$version"
 elif [ "${TORCH_BACKEND:-cpu}" = cpu ]; then
     .venv/bin/uv pip install -q --no-deps --torch-backend cpu "torch==$version"
 else
     .venv/bin/uv pip install -q --torch-backend "$TORCH_BACKEND" "torch==$version"
 fi
-.venv/bin/uv pip install -q --no-deps -r "$LOCK"
+# uv would leave out of gpu.lock what pyproject's overrides name for an extra; hence --no-config.
+config=""; [ "$EXTRA" = cpu ] || config=--no-config
+.venv/bin/uv $config pip install -q --no-deps -r "$LOCK"
 .venv/bin/uv pip install -q --no-deps -e .
 
 # 4. One import of everything: shows that it works, and compiles what will be imported.
