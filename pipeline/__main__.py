@@ -3,13 +3,16 @@
 import argparse
 import errno
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from core import console
 from core.errors import UserError
 from pipeline import layout
-from pipeline.params import READ_RECIPES, RECIPES, SECTIONS, Params, settings_class
+from pipeline.arguments import Stages, add_path, add_stage, read_params
+from pipeline.compare.command import add_compare
+from pipeline.params import READ_RECIPES, RECIPES, SECTIONS, settings_class
+from pipeline.windows.command import add_windows
 
 INTERRUPTED = 130
 
@@ -58,67 +61,39 @@ def make_parser() -> argparse.ArgumentParser:
     _train(stages)
     _profile(stages)
     _evaluate(stages)
+    add_compare(stages)
+    add_windows(stages)
     _export(stages)
     _apply(stages)
     _tools(stages)
     return parser
 
 
-def _stage(
-    stages: argparse._SubParsersAction,
-    name: str,
-    summary: str,
-    run: Callable[[argparse.Namespace], None],
-    recipes: Sequence[str] = RECIPES,
-    settings: bool = True,
-) -> argparse.ArgumentParser:
-    stage = stages.add_parser(name, help=summary, description=summary)
-    stage.set_defaults(run=run)
-    if recipes:
-        stage.add_argument("recipe", choices=recipes, help="which road")
-    if settings:
-        stage.add_argument(
-            "--settings", metavar="FILE", action="append", help="settings file; later ones win"
-        )
-        stage.add_argument(
-            "--set", metavar="KEY=VALUE", action="append", default=[], help="one setting"
-        )
-    return stage
-
-
-def _params(options: argparse.Namespace) -> Params:
-    return Params.read(options.settings, options.set)
-
-
-def _path(stage: argparse.ArgumentParser, flag: str, meaning: str, default: str) -> None:
-    stage.add_argument(flag, type=Path, metavar="PATH", help=f"{meaning} (default: {default})")
-
-
-def _generate(stages: argparse._SubParsersAction) -> None:
+def _generate(stages: Stages) -> None:
     def run(options: argparse.Namespace) -> None:
         from pipeline.stages.generate import generate
 
-        params = _params(options)
+        params = read_params(options)
         output = options.output or layout.folder(options.recipe, "generated")
         systems = options.recipe not in RECIPES
         section = options.recipe if systems else f"{options.recipe}.generate"
         generate(options.recipe, params.section(section), output)
 
-    stage = _stage(
+    stage = add_stage(
         stages,
         "generate",
         "write a synthetic log whose best possible score is known",
         run,
         recipes=(*RECIPES, "random", "trace"),
     )
-    _path(stage, "--output", "folder to write", "data/RECIPE/generated")
+    add_path(stage, "--output", "folder to write", "data/RECIPE/generated")
 
 
-def _ingest(stages: argparse._SubParsersAction) -> None:
+def _ingest(stages: Stages) -> None:
     def run(options: argparse.Namespace) -> None:
         from pipeline.stages.ingest import ingest
 
-        settings = _params(options).section(f"{options.recipe}.source")
+        settings = read_params(options).section(f"{options.recipe}.source")
         source = (
             options.input or settings.path or layout.folder(options.recipe, "generated") / "log"
         )
@@ -126,7 +101,7 @@ def _ingest(stages: argparse._SubParsersAction) -> None:
             options.recipe, settings, source, options.output or layout.folder(options.recipe, "raw")
         )
 
-    stage = _stage(
+    stage = add_stage(
         stages, "ingest", "read raw logs into typed, checked Parquet", run, recipes=READ_RECIPES
     )
     stage.add_argument(
@@ -135,26 +110,26 @@ def _ingest(stages: argparse._SubParsersAction) -> None:
         nargs="+",
         help="file, folder or glob (default: source.path, else data/RECIPE/generated/log)",
     )
-    _path(stage, "--output", "folder to write", "data/RECIPE/raw")
+    add_path(stage, "--output", "folder to write", "data/RECIPE/raw")
 
 
-def _preprocess(stages: argparse._SubParsersAction) -> None:
+def _preprocess(stages: Stages) -> None:
     def run(options: argparse.Namespace) -> None:
         from pipeline.stages.preprocess import preprocess
 
         raw = options.input or layout.folder(options.recipe, "raw")
         output = options.output or layout.folder(options.recipe, "features")
-        preprocess(options.recipe, raw, output, _params(options), options.grow)
+        preprocess(options.recipe, raw, output, read_params(options), options.grow)
 
-    stage = _stage(
+    stage = add_stage(
         stages,
         "preprocess",
         "fit an NVTabular workflow on the training split, apply it",
         run,
         recipes=READ_RECIPES,
     )
-    _path(stage, "--input", "folder that ingest wrote", "data/RECIPE/raw")
-    _path(stage, "--output", "folder to write", "data/RECIPE/features")
+    add_path(stage, "--input", "folder that ingest wrote", "data/RECIPE/raw")
+    add_path(stage, "--output", "folder to write", "data/RECIPE/features")
     stage.add_argument(
         "--grow",
         action="store_true",
@@ -162,7 +137,7 @@ def _preprocess(stages: argparse._SubParsersAction) -> None:
     )
 
 
-def _inspect(stages: argparse._SubParsersAction) -> None:
+def _inspect(stages: Stages) -> None:
     def run(options: argparse.Namespace) -> None:
         from pipeline.stages.inspect import inspect
 
@@ -174,7 +149,7 @@ def _inspect(stages: argparse._SubParsersAction) -> None:
             options.plots or layout.plots_folder(f"{options.recipe}-data"),
         )
 
-    stage = _stage(
+    stage = add_stage(
         stages,
         "inspect",
         "report what the data holds, and how it drifts",
@@ -190,41 +165,41 @@ def _inspect(stages: argparse._SubParsersAction) -> None:
         help="folder that ingest wrote; of features that grew all of them, oldest first (default: "
         "data/RECIPE/raw)",
     )
-    _path(stage, "--features", "folder that preprocess wrote", "data/RECIPE/features")
-    _path(stage, "--output", "JSON file to write", "metrics/RECIPE-data.json")
-    _path(stage, "--plots", "folder to write", "plots/RECIPE-data")
+    add_path(stage, "--features", "folder that preprocess wrote", "data/RECIPE/features")
+    add_path(stage, "--output", "JSON file to write", "metrics/RECIPE-data.json")
+    add_path(stage, "--plots", "folder to write", "plots/RECIPE-data")
 
 
-def _train(stages: argparse._SubParsersAction) -> None:
+def _train(stages: Stages) -> None:
     def run(options: argparse.Namespace) -> None:
         from pipeline.stages.train import train
 
         features = options.input or layout.folder(options.recipe, "features")
         output = options.output or layout.folder(options.recipe, "model")
-        train(options.recipe, features, output, _params(options))
+        train(options.recipe, features, output, read_params(options))
 
-    stage = _stage(
+    stage = add_stage(
         stages, "train", "train the recipe's model on the features", run, recipes=READ_RECIPES
     )
-    _path(stage, "--input", "folder that preprocess wrote", "data/RECIPE/features")
-    _path(stage, "--output", "folder to write", "data/RECIPE/model")
+    add_path(stage, "--input", "folder that preprocess wrote", "data/RECIPE/features")
+    add_path(stage, "--output", "folder to write", "data/RECIPE/model")
 
 
-def _profile(stages: argparse._SubParsersAction) -> None:
+def _profile(stages: Stages) -> None:
     def run(options: argparse.Namespace) -> None:
         from pipeline.stages.profile import profile
 
         features = options.input or layout.folder(options.recipe, "features")
         output = options.output or layout.folder(options.recipe, "profile")
-        profile(options.recipe, features, output, _params(options), options.steps)
+        profile(options.recipe, features, output, read_params(options), options.steps)
 
-    stage = _stage(stages, "profile", "show where the time of a training step goes", run)
-    _path(stage, "--input", "folder that preprocess wrote", "data/RECIPE/features")
-    _path(stage, "--output", "folder for profile.json and trace.json", "data/RECIPE/profile")
+    stage = add_stage(stages, "profile", "show where the time of a training step goes", run)
+    add_path(stage, "--input", "folder that preprocess wrote", "data/RECIPE/features")
+    add_path(stage, "--output", "folder for profile.json and trace.json", "data/RECIPE/profile")
     stage.add_argument("--steps", type=int, default=100, help="to time (default: 100)")
 
 
-def _evaluate(stages: argparse._SubParsersAction) -> None:
+def _evaluate(stages: Stages) -> None:
     def run(options: argparse.Namespace) -> None:
         from pipeline.stages.evaluate import evaluate
 
@@ -234,21 +209,21 @@ def _evaluate(stages: argparse._SubParsersAction) -> None:
             options.model or layout.folder(options.recipe, "model"),
             options.metrics or layout.metrics_file(options.recipe),
             options.plots or layout.plots_folder(options.recipe),
-            _params(options),
+            read_params(options),
             options.split,
         )
 
-    stage = _stage(
+    stage = add_stage(
         stages, "evaluate", "measure a trained model on held-out data", run, recipes=READ_RECIPES
     )
-    _path(stage, "--features", "folder that preprocess wrote", "data/RECIPE/features")
-    _path(stage, "--model", "folder that train wrote", "data/RECIPE/model")
-    _path(stage, "--metrics", "JSON file to write", "metrics/RECIPE.json")
-    _path(stage, "--plots", "folder to write", "plots/RECIPE")
+    add_path(stage, "--features", "folder that preprocess wrote", "data/RECIPE/features")
+    add_path(stage, "--model", "folder that train wrote", "data/RECIPE/model")
+    add_path(stage, "--metrics", "JSON file to write", "metrics/RECIPE.json")
+    add_path(stage, "--plots", "folder to write", "plots/RECIPE")
     stage.add_argument("--split", choices=("valid", "test"), default="test", help="default: test")
 
 
-def _export(stages: argparse._SubParsersAction) -> None:
+def _export(stages: Stages) -> None:
     def run(options: argparse.Namespace) -> None:
         from pipeline.stages.export import export
 
@@ -259,13 +234,15 @@ def _export(stages: argparse._SubParsersAction) -> None:
             options.output or layout.folder(options.recipe, "bundle"),
         )
 
-    stage = _stage(stages, "export", "put model and workflow into one bundle", run, settings=False)
-    _path(stage, "--features", "folder that preprocess wrote", "data/RECIPE/features")
-    _path(stage, "--model", "folder that train wrote", "data/RECIPE/model")
-    _path(stage, "--output", "folder to write", "data/RECIPE/bundle")
+    stage = add_stage(
+        stages, "export", "put model and workflow into one bundle", run, settings=False
+    )
+    add_path(stage, "--features", "folder that preprocess wrote", "data/RECIPE/features")
+    add_path(stage, "--model", "folder that train wrote", "data/RECIPE/model")
+    add_path(stage, "--output", "folder to write", "data/RECIPE/bundle")
 
 
-def _apply(stages: argparse._SubParsersAction) -> None:
+def _apply(stages: Stages) -> None:
     def score(options: argparse.Namespace) -> None:
         from pipeline import scoring
 
@@ -280,7 +257,7 @@ def _apply(stages: argparse._SubParsersAction) -> None:
         ("score", "click probabilities for the rows of a raw click log", score, "ranking"),
         ("recommend", "next items for the sessions of a raw clickstream", recommend, "sessions"),
     ):
-        stage = _stage(stages, name, summary, run, recipes=(), settings=False)
+        stage = add_stage(stages, name, summary, run, recipes=(), settings=False)
         default = layout.folder(recipe, "bundle")
         stage.add_argument(
             "--bundle", type=Path, metavar="PATH", default=default, help=f"default: {default}"
@@ -293,7 +270,7 @@ def _apply(stages: argparse._SubParsersAction) -> None:
             stage.add_argument("-k", type=int, default=20, help="items a session (default: 20)")
 
 
-def _tools(stages: argparse._SubParsersAction) -> None:
+def _tools(stages: Stages) -> None:
     def report(options: argparse.Namespace) -> None:
         from pipeline.stages.report import report
 
@@ -304,16 +281,18 @@ def _tools(stages: argparse._SubParsersAction) -> None:
 
         use(options.recipe_file)
 
-    _stage(stages, "report", "print what the metrics say", report, recipes=(), settings=False)
-    stage = _stage(
+    add_stage(stages, "report", "print what the metrics say", report, recipes=(), settings=False)
+    stage = add_stage(
         stages, "use", "put a recipe's settings into params.yaml", use, recipes=(), settings=False
     )
     stage.add_argument("recipe_file", metavar="FILE", help="such as recipes/rees46.yaml")
-    _stage(stages, "settings", "check all settings; list them with meanings", _settings, recipes=())
+    add_stage(
+        stages, "settings", "check all settings; list them with meanings", _settings, recipes=()
+    )
 
 
 def _settings(options: argparse.Namespace) -> None:
-    params = _params(options)
+    params = read_params(options)
     params.check()
     for name in SECTIONS:
         if "." not in name and name != "cluster" and name not in params.tree:

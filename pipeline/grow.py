@@ -84,7 +84,8 @@ def grow(
         job = recipes.prepare(client, raw, fresh, settings, staging / EVENTS, settled)
         job = _numbered_on(job, before)
         workflow = _merged(client, job, features, staging)
-        grown = preprocess.apply(client, workflow, job, staging, needed=("valid",))
+        needed = ("valid",) if settings.split.valid else ()
+        grown = preprocess.apply(client, workflow, job, staging, needed)
         held_out.save(staging / HELD_OUT, recipe, fresh, job.hold_out, settled)
     shutil.rmtree(staging / EVENTS, ignore_errors=True)
     for split in job.stays:

@@ -12,10 +12,13 @@ from typing import Any, NamedTuple
 
 from core.errors import UserError
 from core.settings import Settings, merge, read_tree, validate
+from training.engine_settings import EngineSettings
 from training.interactions import ENGINE_DEFAULTS as INTERACTION_ENGINE
 from training.interactions import MODELS as INTERACTION_MODELS
+from training.model_settings import ModelSettings
 from training.ranking import MODELS as CLICK_MODELS
 from training.sessions import ENGINE_DEFAULTS as SESSION_ENGINE
+from training.sessions import MODELS as SESSION_MODELS
 
 RECIPES = ("ranking", "sessions")
 READ_RECIPES = (*RECIPES, "interactions")
@@ -41,13 +44,18 @@ SECTIONS: dict[str, Section] = {
     "ranking.preprocess": Section("pipeline.preprocess_ranking:RankingPreprocessSettings"),
     **{f"ranking.{name}": Section(settings) for name, settings in CLICK_MODELS.items()},
     "ranking.train": Section(ENGINE),
+    "ranking.compare": Section("pipeline.compare.settings:RankingCompareSettings"),
     "sessions.generate": Section("pipeline.synthetic.sessions:SessionsGenerateSettings"),
     "sessions.source": Section("pipeline.ingest.clickstream:ClickstreamSourceSettings"),
     "sessions.preprocess": Section("pipeline.preprocess_sessions:SessionsPreprocessSettings"),
-    "sessions.xlnet": Section("training.sessions.settings:XLNetSettings"),
-    "sessions.popular": Section("training.sessions.settings:PopularSettings"),
+    **{
+        f"sessions.{name}": Section(f"{kind.__module__}:{kind.__name__}")
+        for name, (_, _, kind) in SESSION_MODELS.items()
+    },
     "sessions.train": Section(ENGINE, SESSION_ENGINE),
+    "sessions.compare": Section("pipeline.compare.settings:SessionsCompareSettings"),
     "sessions.evaluate": Section("training.sessions.settings:SessionEvaluationSettings"),
+    "sessions.windows": Section("pipeline.windows.settings:WindowsSettings"),
     "interactions.source": Section("pipeline.ingest.ratings:RatingsSourceSettings"),
     "interactions.preprocess": Section(
         "pipeline.preprocess_interactions:InteractionsPreprocessSettings"
@@ -59,7 +67,7 @@ SECTIONS: dict[str, Section] = {
 }
 MODELS = {
     "ranking": tuple(CLICK_MODELS),
-    "sessions": ("xlnet", "popular"),
+    "sessions": tuple(SESSION_MODELS),
     "interactions": tuple(INTERACTION_MODELS),
 }
 """What ``RECIPE.model`` may name; the first is the default."""
@@ -87,21 +95,25 @@ class Params:
 
     def section(self, name: str) -> Any:
         """The validated settings of one section, such as ``ranking.train``."""
-        section = SECTIONS[name]
+        return self._validated(name, merge(SECTIONS[name].defaults, self._given(name)), name)
+
+    def _given(self, name: str) -> Mapping[str, Any]:
         given: Any = self.tree
         for part in name.split("."):
             given = (given.get(part) or {}) if isinstance(given, Mapping) else given
         if not isinstance(given, Mapping):
             raise UserError(f"{self.origin}: {name}: expected a block of settings, got {given!r}")
-        settings = merge(section.defaults, given)
+        return given
+
+    def _validated(self, name: str, settings: Mapping[str, Any], where: str) -> Any:
         try:
             return validate(settings_class(name), settings, self.origin)
         except UserError as error:
             raise UserError(
-                str(error).replace(f"{self.origin}: ", f"{self.origin}: {name}: ")
+                str(error).replace(f"{self.origin}: ", f"{self.origin}: {where}: ")
             ) from None
 
-    def model(self, recipe: str) -> tuple[str, Settings]:
+    def model(self, recipe: str) -> tuple[str, ModelSettings]:
         """The name of the recipe's model and that model's settings."""
         name = (self.tree.get(recipe) or {}).get("model", MODELS[recipe][0])
         if name not in MODELS[recipe]:
@@ -111,13 +123,27 @@ class Params:
             )
         return name, self.section(f"{recipe}.{name}")
 
+    def engine(self, recipe: str) -> EngineSettings:
+        """How the recipe's model is trained: ``RECIPE.MODEL.train`` over ``RECIPE.train`` over what
+        that kind of model starts from."""
+        return self._engine(recipe, self.model(recipe)[0])
+
+    def _engine(self, recipe: str, name: str) -> EngineSettings:
+        common, settings = f"{recipe}.train", self.section(f"{recipe}.{name}")
+        self.section(common)  # A fault there is named as one of that block.
+        merged = merge(SECTIONS[common].defaults, settings.engine_defaults)
+        merged = merge(merge(merged, self._given(common)), settings.train)
+        return self._validated(common, merged, f"{recipe}.{name}.train")
+
     def check(self) -> None:
         """Validates every section; those of the systems generators where they are given."""
         for name in SECTIONS:
             if "." in name or name in self.tree or name == "cluster":
                 self.section(name)
-        for recipe in MODELS:
+        for recipe, names in MODELS.items():
             self.model(recipe)
+            for name in names:
+                self._engine(recipe, name)
 
 
 def settings_class(name: str) -> type[Settings]:

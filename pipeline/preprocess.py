@@ -112,7 +112,8 @@ def preprocess(
         fitting.fit(client, workflow, sources, job.read, "train", job.schema, spill)
         save_state(workflow, output / STATE)
         shutil.rmtree(spill, ignore_errors=True)
-        done = apply(client, workflow, job, output)
+        needed = ("train", "valid") if settings.split.valid else ("train",)
+        done = apply(client, workflow, job, output, needed)
         if job.hold_out is not None:
             held_out.save(output / HELD_OUT, recipe, manifest, job.hold_out)
     shutil.rmtree(output / EVENTS, ignore_errors=True)
@@ -130,7 +131,7 @@ def apply(
     workflow: Workflow,
     job: Job,
     output: Path,
-    needed: tuple[str, ...] = ("train", "valid"),
+    needed: tuple[str, ...],
 ) -> dict[str, Any]:
     """Writes the features of every part; returns the manifest of what was written.
 

@@ -169,6 +169,7 @@ def hold_out(log: RowLog, ranges: dict[str, tuple[int, int]], folder: Path) -> d
             link(shard.path, folder / name)
             kept.append({"file": name, "rows": shard.rows})
         at += shard.rows
+    first_row = at if first_row is None else first_row
     return {"units": log.units, "settled": settled, "first_row": first_row, "shards": kept}
 
 

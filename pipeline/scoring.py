@@ -153,7 +153,8 @@ def recommend(
                 )
             )
             advance(len(chunk))
-    recommended = pl.concat(found)
+    # In a small catalogue the list may come down to the item just viewed.
+    recommended = pl.concat(found).filter(pl.col("score") > -np.inf)
     write_table(recommended, output)
     told = [f"{len(sessions):,} sessions", f"{k} items each", *set_aside(manifest)]
     say(f"recommend: {', '.join(told)} → {output}")

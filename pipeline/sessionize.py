@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 
 from core import cluster as dask_cluster
 from core.artifacts import write_parquet
+from core.hashing import mix
 from core.settings import Settings
 from pipeline.splits import HELD_BACK, LEAVE_OUT_FROM
 
@@ -51,10 +52,7 @@ class SessionizeSettings(Settings):
 def bucket_of(sessions: pl.Series, buckets: int) -> np.ndarray:
     """The bucket of each session id, the same on every machine and in every run."""
     if sessions.dtype.is_integer():
-        hashed = sessions.cast(pl.Int64).to_numpy().astype(np.uint64)
-        hashed = (hashed ^ (hashed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        hashed = (hashed ^ (hashed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        hashed ^= hashed >> np.uint64(31)
+        hashed = mix(sessions.cast(pl.Int64).to_numpy().astype(np.uint64))
     else:
         hashed = pd.util.hash_array(sessions.to_numpy().astype(object), categorize=False)
     return (hashed % np.uint64(buckets)).astype(np.int32)
@@ -130,9 +128,15 @@ def _in_split(split: str, bounds: Mapping[str, Any], start: pl.Expr, group: pl.E
 
 
 def events_of(events: pl.DataFrame, split: str, bounds: Mapping[str, Any]) -> pl.DataFrame:
-    """The events that ``split`` sees; ``bounds`` with ``leave_one_out`` cut each session's end."""
+    """The events that ``split`` sees; ``bounds`` with ``leave_one_out`` cut each session's end,
+    those of a window (with ``end``) cut sessions off where the next split begins."""
     if not bounds.get("leave_one_out"):
-        return events.filter(in_split(split, bounds))
+        events = events.filter(in_split(split, bounds))
+        if "end" in bounds and split != "test":
+            # A session may go on for days: what it holds of the days to come must not train.
+            until = bounds["valid_start" if split == "train" else "test_start"]
+            events = events.filter(pl.col(TIME).dt.timestamp("ms") < until)
+        return events
     if bounds["drop_repeats"]:
         events = events.filter(~repeats())
     length = pl.len().over(SESSION)

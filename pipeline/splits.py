@@ -13,6 +13,8 @@ from core.settings import Settings
 SPLITS = ("train", "valid", "test")
 DAY = 86_400_000
 """Milliseconds."""
+VALIDATE_ALWAYS = ("last_day_halves", "leave_one_out")
+"""Kinds whose validation part is not a share."""
 
 
 class SplitSettings(Settings):
@@ -29,8 +31,9 @@ class SplitSettings(Settings):
     one tests and the one before it validates."""
     test: float = Field(0.2, ge=0, lt=1)
     """Share that tests, for kind: fraction."""
-    valid: float = Field(0.1, gt=0, lt=1)
-    """Share of what is left before the test part that validates: always the latest of it."""
+    valid: float = Field(0.1, ge=0, lt=1)
+    """Share of what is left before the test part that validates: always the latest of it. 0: all of
+    it trains, and nothing says when to stop but ``train.epochs`` and ``train.max_steps``."""
     test_days: int = Field(1, ge=1)
     """Days that test, for kind: days; validation is the share ``valid`` of what is left."""
     test_day: int = -1
@@ -46,6 +49,11 @@ class SplitSettings(Settings):
     def _something_trains(self) -> "SplitSettings":
         if (1 - self.test) * (1 - self.valid) < 0.01:
             raise ValueError("test and valid together leave less than 1% to train")
+        if self.valid == 0 and self.kind in VALIDATE_ALWAYS:
+            raise ValueError(
+                f"valid 0 is not for kind '{self.kind}', which sets aside what validates whatever "
+                "valid says; leave valid out, or choose another kind"
+            )
         return self
 
 
@@ -140,7 +148,8 @@ LEAVE_OUT_FROM = 3
 def _checked(
     ranges: dict[str, tuple[int, int]], settings: SplitSettings
 ) -> dict[str, tuple[int, int]]:
-    needed = SPLITS if settings.test or settings.kind != "fraction" else SPLITS[:2]
+    asked = {"valid": settings.valid, "test": settings.test or settings.kind != "fraction"}
+    needed = [name for name in SPLITS if asked.get(name, True)]
     empty = [name for name in needed if ranges[name][0] >= ranges[name][1]]
     if empty:
         raise UserError(
@@ -193,10 +202,12 @@ def time_bounds(settings: SplitSettings, starts: np.ndarray, settled: int = 0) -
 
 
 def valid_bound(settings: SplitSettings, starts: np.ndarray, settled: int = 0) -> int:
-    """The time from which the sessions before the test part validate."""
+    """The time from which the sessions before the test part validate; ``starts``: theirs."""
     if len(starts) == 0:
         return 0
     starts = np.sort(starts)
+    if settings.valid == 0:
+        return int(starts[-1]) + 1
     cut = round((settled + len(starts)) * (1 - settings.valid)) - settled
     return int(starts[min(len(starts) - 1, max(0, cut))])
 
@@ -217,12 +228,13 @@ def ranges_after(
     """``ranges`` of a log of which the first ``settled`` rows train already.
 
     Raises:
-        UserError: nothing would be left that validates.
+        UserError: nothing would be left that validates or, without validation, what tests trains.
     """
     valid, test = max(settled, ranges["valid"][0]), ranges["test"][0]
-    if test <= valid:
+    if test < valid or (test == valid and settings.valid > 0):
+        told = "of the rows that would validate, all" if settings.valid else "rows that would test"
         raise UserError(
-            f"split.kind '{settings.kind}': of the rows that would validate, all train already "
+            f"split.kind '{settings.kind}': {told} train already "
             f"({settled:,} do); hold out no more than before, or add more rows"
         )
     return {"train": (settled, valid), "valid": (valid, test), "test": ranges["test"]}

@@ -117,7 +117,10 @@ def fingerprint(
         "identity": identity,
         "code": digest(Path(__file__).parent),
         "settings": settings.that_shape_the_result(),
-        "model": {"class": type(model).__name__, **model.settings.model_dump(mode="json")},
+        "model": {
+            "class": type(model).__name__,
+            **model.settings.model_dump(mode="json", exclude={"train"}),
+        },
         "columns": {"read": input_columns(model), "rows": column_rows(model)},
         "shapes": {name: list(t.shape) for name, t in model.state_dict().items()},
         "data": {

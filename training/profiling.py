@@ -38,7 +38,7 @@ BY_NAME = {"bottom": "bottom MLP", "top": "top MLP"}
 BY_CLASS = {
     r"Attention": "attention",
     r"Interaction|Cross|Bilinear|^FM|Pairs": "interaction",
-    r"PredictionTask|Output$": "output layer",
+    r"^Objective$|Output$": "output layer",
     r"MLP|FeedForward|^Linear$": "MLPs",
     r"^(GRU|LSTM|RNN)": "recurrent layers",
 }

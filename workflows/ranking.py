@@ -22,7 +22,7 @@ from workflows.columns import (
     per_column,
     scaled,
 )
-from workflows.ops import AsFloat, CountEncoding, TargetEncoding
+from workflows.ops import AsFloat, Categorify, CountEncoding, LogSquared, TargetEncoding
 
 LABEL = "label"
 DENSE = [f"I{i}" for i in range(1, 14)]
@@ -51,6 +51,9 @@ class RankingWorkflowSettings(VocabularySettings):
     """log: log(1 + x) after clipping at zero (Criteo's counts are heavy-tailed)."""
     dense_scale: Literal["standard", "minmax", "none"] = "standard"
     """standard: (x - mean) / deviation; minmax: (x - min) / (max - min); over the training rows."""
+    dense_levels: bool = False
+    """Adds a categorical column for each dense one, ``NAME_level``: small numbers as they are,
+    large ones by their order of magnitude (see :class:`workflows.ops.LogSquared`)."""
     target_encoding: tuple[str, ...] = ()
     """Categorical columns that also become the label's smoothed mean over the training rows with
     the same value, ``TE_NAME_label``: for training rows out of fold."""
@@ -58,6 +61,9 @@ class RankingWorkflowSettings(VocabularySettings):
     """Folds of the target encoding."""
     target_smoothing: float = Field(20.0, ge=0)
     """Rows that the mean of all rows counts for in the target encoding of a value."""
+    target_scale: Literal["mean", "log_odds"] = "log_odds"
+    """mean: the smoothed mean itself; log_odds: log(p / (1 - p)), less that of all rows: as wide as
+    the other numbers are, and 0 for a value of which nothing is known."""
     counts: tuple[str, ...] = ()
     """Categorical columns that also become log(1 + training rows with that value),
     ``NAME_count``, as boosted trees use it."""
@@ -116,6 +122,8 @@ def build(settings: RankingWorkflowSettings) -> Workflow:
         settings, CATEGORICAL, settings.freq_threshold, settings.max_size, settings.num_buckets
     )
     branches = [label, *dense, *codes, *buckets(settings, DENSE), *_statistics(settings)]
+    if settings.dense_levels:
+        branches.append(DENSE >> LogSquared() >> Categorify(settings.freq_threshold))
     return Workflow(reduce(add, branches + indicators))
 
 
@@ -129,7 +137,8 @@ def _dense(settings: RankingWorkflowSettings) -> tuple[list[Any], list[Any]]:
         branches.append(scaled(names, names >> fill(how), how))
     if settings.missing_indicators:
         both = DENSE >> ops.FillMissing(fill_val=0, add_binary_cols=True)
-        indicators.append(both[[f"{name}_filled" for name in DENSE]] >> AsFloat())
+        filled = both[[f"{name}_filled" for name in DENSE]]
+        indicators.append(filled >> AsFloat() >> ops.AddMetadata(tags=[Tags.CONTINUOUS]))
     return branches, indicators
 
 
@@ -137,8 +146,8 @@ def _statistics(settings: RankingWorkflowSettings) -> list[Any]:
     """Branches of what is known of a value from training: the label's mean, the count."""
     branches = []
     if settings.target_encoding:
-        smoothing = settings.target_folds, settings.target_smoothing
-        operator = TargetEncoding(settings.target_encoding, LABEL, TRAINING, *smoothing)
+        how = settings.target_folds, settings.target_smoothing, settings.target_scale == "log_odds"
+        operator = TargetEncoding(settings.target_encoding, LABEL, TRAINING, *how)
         branches.append([*DENSE, *CATEGORICAL, TRAINING, LABEL] >> operator)
     if settings.counts:
         branches.append(list(settings.counts) >> CountEncoding())

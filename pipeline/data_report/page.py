@@ -27,39 +27,45 @@ def page(report: dict[str, Any]) -> str:
     """The whole page."""
     title = f"Data of the {report['recipe']} recipe"
     parts = [f"<h1>{title}</h1>", _headline(report)]
-    parts += _section("Days", "Rows of the raw log by day.", figures.days(report))
-    parts += _section(
+    parts += section("Days", "Rows of the raw log by day.", figures.days(report))
+    parts += section(
         "Missing",
         "Rows whose value is missing; ticks: in train (grey), valid (blue) and test (orange).",
         figures.missing(report),
     )
     if any("cardinality" in column for column in report["columns"]):
-        parts += _section(
+        parts += section(
             "Vocabularies",
             "Distinct values in training (log scale): blue have a code of their own, grey share the"
             " unknown code.",
             figures.vocabulary(report),
         )
     if any("unknown" in column for column in report["columns"]):
-        parts += _section(
+        parts += section(
             "Unknown values",
             "Values that are coded as unknown: too rare in training, or never seen there.",
             figures.unseen(report),
         )
-    parts += _section(
+    parts += section(
         "Drift",
         f"Population stability index of each day against {report['first_training_day']}: below 0.1 "
         "stable, above 0.25 shifted, by the usual rule of thumb.",
         figures.drift(report),
     )
     parts += [_top_values(report)]
+    return document(title, parts)
+
+
+def document(title: str, parts: list[str]) -> str:
+    """A page of these pieces of HTML."""
     head = f"<meta charset='utf-8'><title>{title}</title><style>{STYLE}</style>"
     return (
         f"<!doctype html><html lang='en'><head>{head}</head><body>{''.join(parts)}</body></html>\n"
     )
 
 
-def _section(title: str, meaning: str, figure: Any) -> list[str]:
+def section(title: str, meaning: str, figure: Any) -> list[str]:
+    """A figure under its title, and what it shows."""
     return [f"<h2>{title}</h2><p>{html.escape(meaning)}</p>", figures.svg(figure)]
 
 

@@ -94,7 +94,11 @@ def _by_start(
     start = events.join(starts, on=keys, how="left", maintain_order="left")[START].to_numpy()
     if shard.tests:
         return np.full(len(start), TEST, np.int8)
-    return _between(start, bounds)
+    found = _between(start, bounds)
+    if "end" in bounds:  # a window cuts sessions off where the next split begins
+        later = _between(events[TIME].to_numpy(), bounds) != found
+        found = np.where(later & (found != TEST), np.int8(-1), found)
+    return found
 
 
 def _between(start: np.ndarray, bounds: Mapping[str, Any]) -> np.ndarray:

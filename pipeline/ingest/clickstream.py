@@ -1,6 +1,6 @@
 """Clickstreams → typed events with the raw columns of the sessions recipe."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -26,13 +26,14 @@ class ClickstreamColumns(Settings):
 
     session_id: str | None = "session_id"
     """The session. null: sessions are cut from each user's events at pauses longer than
-    session_gap_minutes."""
+    session_gap_minutes; with layout: sessions, each row is one of its own."""
 
     item_id: str = "item_id"
     """The item."""
 
-    timestamp: str = "timestamp"
-    """The time of the event; see time_format."""
+    timestamp: str | None = "timestamp"
+    """The time of the event; see time_format. null, only with layout: sessions: the log has no
+    times, but each input folder is a day."""
 
     user_id: str | None = None
     """The user (optional unless sessions are cut by user)."""
@@ -56,6 +57,10 @@ class ClickstreamSourceSettings(EventSourceSettings):
     columns: ClickstreamColumns = ClickstreamColumns()
     """Which column of the log holds what."""
 
+    layout: Literal["events", "sessions"] = "events"
+    """What a row holds: an event, or a whole session (Parquet only), the item and other columns
+    lists of one value an event; a column that is no list holds for all events of its row."""
+
     extra_categorical: list[str] = Field(default_factory=list)
     """Further columns of the log to carry on under their own names, as ids or texts."""
 
@@ -78,10 +83,13 @@ class ClickstreamSourceSettings(EventSourceSettings):
 
     @model_validator(mode="after")
     def _columns_agree(self) -> "ClickstreamSourceSettings":
-        columns = self.columns
-        if columns.session_id is None and (
-            self.session_gap_minutes is None or columns.user_id is None
-        ):
+        columns, whole = self.columns, self.layout == "sessions"
+        if columns.timestamp is None and not whole:
+            raise ValueError("columns.timestamp: expected a column, unless layout is sessions")
+        if whole and self.session_gap_minutes is not None:
+            raise ValueError("session_gap_minutes needs layout: events")
+        no_gap = self.session_gap_minutes is None or columns.user_id is None
+        if columns.session_id is None and not whole and no_gap:
             raise ValueError(
                 "without columns.session_id, give columns.user_id, session_gap_minutes"
             )
@@ -91,7 +99,8 @@ class ClickstreamSourceSettings(EventSourceSettings):
             raise ValueError("keep_event_types needs columns.event_type")
         names = [column.name for column in event_columns(self)]
         twice = {name for name in names if names.count(name) > 1}
-        if twice or (columns.session_id is None and "session_id" in names):
+        cut = columns.session_id is None and not whole
+        if twice or (cut and "session_id" in names):
             raise ValueError(f"two columns would be called {', '.join(twice) or 'session_id'}")
         unknown = [name for name in self.types if name not in names]
         if unknown:
@@ -99,15 +108,23 @@ class ClickstreamSourceSettings(EventSourceSettings):
         return self
 
 
+def made_columns(settings: ClickstreamSourceSettings) -> set[str]:
+    """Columns that the log does not have and that are made where its rows are unfolded."""
+    if settings.layout == "events":
+        return set()
+    return {name for name in ("session_id", "timestamp") if not getattr(settings.columns, name)}
+
+
 def event_columns(settings: ClickstreamSourceSettings) -> list[Column]:
     """The columns to read, in the order of the output."""
-    needed = [name for name in REQUIRED if getattr(settings.columns, name) is not None]
-    if settings.columns.session_id is None:
-        needed.append("user_id")
+    made = made_columns(settings)
+    needed = {name for name in REQUIRED if getattr(settings.columns, name) is not None} | made
+    if settings.session_gap_minutes is not None:
+        needed.add("user_id")
     columns = [
-        Column(name, source, kind, f"columns.{name}", required=name in needed)
+        Column(name, source or name, kind, f"columns.{name}", required=name in needed)
         for name, kind in KINDS.items()
-        if (source := getattr(settings.columns, name)) is not None
+        if (source := getattr(settings.columns, name)) is not None or name in made
     ]
     for setting, kind in (
         ("extra_categorical", "category"),

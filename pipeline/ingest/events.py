@@ -29,6 +29,7 @@ from pipeline.ingest.columns import (
 )
 from pipeline.ingest.criteo import is_parquet
 from pipeline.ingest.inputs import InputFile
+from pipeline.ingest.lists import SessionRows
 from pipeline.ingest.quarantine import BadLine
 from pipeline.ingest.rows import Rows
 from pipeline.ingest.shards import Parsed
@@ -93,6 +94,7 @@ class EventSourceSettings(SourceSettings):
 class Batch:
     """Some rows of a Parquet file; ``first_row`` counts from 1."""
 
+    file: InputFile
     rows: pa.RecordBatch
     first_row: int
     bytes_read: int
@@ -103,6 +105,7 @@ class EventReader:
 
     Args:
         keep: values of the ``event_type`` column that are kept; None keeps all.
+        sessions: unfolds the rows of a log that holds a whole session in each.
     """
 
     def __init__(
@@ -111,10 +114,13 @@ class EventReader:
         columns: Sequence[Column],
         files: Sequence[InputFile],
         keep: Sequence[Any] | None = None,
+        sessions: SessionRows | None = None,
     ) -> None:
         self.settings = settings
+        self.sessions = sessions
         self.columns = list(columns)
-        self.wanted = [column.source for column in columns]
+        made = sessions.made if sessions else set()
+        self.wanted = [column.source for column in columns if column.name not in made]
         self._json_schema = pa.schema([(name, pa.string()) for name in self.wanted])
         self.columns = self._look(files)
         fields = [pa.field(column.name, column.arrow_type) for column in self.columns]
@@ -126,6 +132,8 @@ class EventReader:
         if kind == "parquet":
             yield from self._parquet_pieces(file)
             return
+        if self.sessions:
+            raise UserError(f"{file.path}: {kind}; the setting layout: sessions reads Parquet only")
         source = TextSource(file.path)
         try:
             limits = self.settings.block_bytes, self.settings.max_line_bytes
@@ -158,14 +166,14 @@ class EventReader:
                 self._check_columns(file.path, parquet.schema_arrow.names, "in Parquet")
                 row, total = 1, max(1, parquet.metadata.num_rows)
                 for batch in parquet.iter_batches(PARQUET_ROWS, columns=self.wanted):
-                    yield Batch(batch, row, file.size * batch.num_rows // total)
+                    yield Batch(file, batch, row, file.size * batch.num_rows // total)
                     row += batch.num_rows
         except (pa.ArrowInvalid, OSError) as error:
             raise UserError(f"{file.path}: not a whole Parquet file ({error})") from None
 
     def _check_columns(self, path: Path, found: list[str], how: str) -> None:
         for column in self.columns:
-            if found.count(column.source) == 1:
+            if column.source not in self.wanted or found.count(column.source) == 1:
                 continue
             fault = "no column" if column.source not in found else "more than one column"
             raise UserError(
@@ -176,6 +184,8 @@ class EventReader:
             )
 
     def _rows(self, piece: Any) -> Rows:
+        if isinstance(piece, Batch) and self.sessions:
+            return self.sessions.unfold(piece.rows, piece.file, piece.first_row, piece.bytes_read)
         if isinstance(piece, Batch):
             arrays = {name: piece.rows.column(name) for name in self.wanted}
             lines = piece.first_row + np.arange(piece.rows.num_rows)

@@ -5,8 +5,10 @@ from typing import Any
 
 from core.artifacts import read_json, write_json
 from core.console import say
+from core.errors import UserError
 from pipeline.params import Params
-from pipeline.stages.train import load_model, model_columns, read_schema
+from pipeline.protocols import session_evaluation
+from pipeline.stages.train import load_model, model_columns, read_schema, rows_of
 
 HEADLINES = {
     "ranking": ("auc", "logloss"),
@@ -36,6 +38,11 @@ def evaluate(
     params = params or Params.read()
     features = Path(features)
     schema = read_schema(features)
+    if not rows_of(features, split):
+        raise UserError(
+            f"{features}: the {split} split has no rows; set preprocess.split.{split} above 0 and "
+            "run 'merlin-pipeline preprocess' again, or evaluate another split"
+        )
     trained, record = load_model(model, schema, features)
     judge = {
         "ranking": evaluate_ranking,
@@ -47,7 +54,9 @@ def evaluate(
     found["rows"] = manifest["splits"][split][manifest["unit"]]
     found["model"] = {"name": record["model"], "parameters": record["parameters"]}
     found["trained_rows"] = record["rows"]
-    best = best_possible(recipe, features, manifest, split)
+    best = None
+    if recipe != "sessions" or params.section("sessions.evaluate").protocol == "per_step":
+        best = best_possible(recipe, features, manifest, split)  # over every step of a session
     if best:
         found["best_possible"] = best
         found["share_of_best"] = share_of_best(recipe, found, best)
@@ -74,7 +83,7 @@ def evaluate_ranking(
     from training.batches import Batches
     from training.metrics import binary
 
-    size = params.section("ranking.train").valid_batch_size
+    size = params.engine("ranking").valid_batch_size
     batches = Batches(features / split, schema, size, shuffle=False)
     pooled = model.metrics()
     with torch.inference_mode(), progress("evaluating", batches.rows, "rows") as advance:
@@ -102,25 +111,27 @@ def evaluate_sessions(
     from training import sessions
     from training.batches import Batches
     from training.sessions.evaluation import evaluate_sessions as judge
+    from training.sessions.fitting import observe
 
-    settings = params.section("sessions.evaluate")
-    engine = params.section("sessions.train")
+    settings = session_evaluation(params, features)
+    engine = params.engine("sessions")
 
     def batches(which: str, columns: list[str]) -> Batches:
         folder = features / which
         return Batches(folder, schema, engine.valid_batch_size, columns=columns, shuffle=False)
 
-    found = judge(model, batches(split, model_columns("sessions", model, schema)), settings)
     popular = sessions.build("popular", schema)
-    for batch in batches("train", popular.columns):
-        popular.observe(batch)
-    floor = judge(popular, batches(split, popular.columns), settings)
+    observe(popular, batches("train", popular.columns))
+    read = batches(split, model_columns("sessions", model, schema))
+    found = judge(model, read, settings, popular.counts)
+    main = settings.model_copy(update={"lists": False})
+    floor = judge(popular, batches(split, popular.columns), main)
     found["popular"] = {name: floor[name] for name in HEADLINES["sessions"] if name in floor}
-    lengths = [
-        {"session_length": length, **group}
-        for length, group in found.pop("by_session_length").items()
-    ]
-    return found, {"by_session_length": lengths}
+    points = {
+        f"by_{by}": [{by: name, **group} for name, group in found.pop(f"by_{by}").items()]
+        for by in ("session_length", "popularity")
+    }
+    return found, points
 
 
 def evaluate_interactions(
@@ -130,7 +141,7 @@ def evaluate_interactions(
     from training.engine import evaluate as judge
     from training.interactions.splits import judged_batches, popular_metrics
 
-    size = params.section("interactions.train").valid_batch_size
+    size = params.engine("interactions").valid_batch_size
     batches = judged_batches(model, features, schema, split, size)
     found: dict[str, Any] = dict(judge(model, batches))
     found["users" if model.ranks_items else "ratings"] = batches.rows

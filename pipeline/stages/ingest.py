@@ -9,11 +9,16 @@ from typing import Any
 from core.artifacts import read_json, write_json
 from core.console import say
 from core.errors import UserError
-from pipeline.ingest.clickstream import ClickstreamSourceSettings, event_columns
+from pipeline.ingest.clickstream import (
+    ClickstreamSourceSettings,
+    event_columns,
+    made_columns,
+)
 from pipeline.ingest.convert import convert_files
 from pipeline.ingest.criteo import CriteoReader, CriteoSourceSettings
 from pipeline.ingest.events import EventReader
 from pipeline.ingest.inputs import InputFile, list_inputs
+from pipeline.ingest.lists import SessionRows
 from pipeline.ingest.publish import join_quarantines, manifest, move_shards, number_shards
 from pipeline.ingest.ratings import RatingsSourceSettings, rating_columns
 from pipeline.ingest.source import SourceSettings
@@ -97,7 +102,11 @@ def _reader(settings: SourceSettings, files: list[InputFile]) -> tuple[Any, str]
         return CriteoReader(settings), "criteo"
     if isinstance(settings, ClickstreamSourceSettings):
         columns = event_columns(settings)
-        return EventReader(settings, columns, files, settings.keep_event_types), "clickstream"
+        unfold = None
+        if settings.layout == "sessions":
+            unfold = SessionRows(settings.columns.item_id, made_columns(settings), files)
+        keep = settings.keep_event_types
+        return EventReader(settings, columns, files, keep, unfold), "clickstream"
     assert isinstance(settings, RatingsSourceSettings)
     return EventReader(settings, rating_columns(settings), files), "ratings"
 

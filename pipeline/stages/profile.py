@@ -40,7 +40,7 @@ def profile(
     params = params or Params.read()
     input, output = Path(input), Path(output)
     name, settings = params.model(recipe)
-    engine = params.section(f"{recipe}.train")
+    engine = params.engine(recipe)
     schema = read_schema(input)
     model = build(recipe, name, schema, settings, engine.seed)
     if not getattr(model, "learns_by_gradient", True):

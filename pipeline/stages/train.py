@@ -8,13 +8,18 @@ from core.console import say
 from core.errors import UserError
 from core.settings import Settings
 from pipeline.params import Params
+from pipeline.protocols import session_evaluation
 from training.engine_settings import EngineSettings
 
 MODEL_FILE, WEIGHTS_FILE = "model.json", "model.safetensors"
 
 
 def train(
-    recipe: str, input: str | Path, output: str | Path, params: Params | None = None
+    recipe: str,
+    input: str | Path,
+    output: str | Path,
+    params: Params | None = None,
+    model: Any = None,
 ) -> dict[str, Any]:
     """Trains the recipe's model on the features in ``input``.
 
@@ -22,52 +27,63 @@ def train(
     ``checkpoints/`` and, last, ``model.json`` (what is needed to build the model again). A run
     that was stopped goes on from its last checkpoint.
 
+    Args:
+        model: one of the recipe's kind to train further; None: a fresh one.
+
     Returns:
-        What ``model.json`` holds.
+        What ``model.json`` holds, and what no two runs have in common: ``samples_per_second`` of
+        training in this process, 0 where it had nothing left to train.
     """
     from training import hardware
     from training.distributed import ranks
 
     params = params or Params.read()
-    engine = params.section(f"{recipe}.train")
+    engine = params.engine(recipe)
     device = hardware.resolve(engine).device
     with ranks.joined(device, engine.process_timeout_minutes):
-        return _train(recipe, Path(input), Path(output), params, engine)
+        return _train(recipe, Path(input), Path(output), params, engine, model)
 
 
 def _train(
-    recipe: str, input: Path, output: Path, params: Params, engine: EngineSettings
+    recipe: str, input: Path, output: Path, params: Params, engine: EngineSettings, model: Any
 ) -> dict[str, Any]:
     """What each process does; the first one alone prints and writes."""
     from training.distributed import ranks
     from training.engine import fit
+    from training.sessions.evaluation import validation_settings
     from training.sessions.fitting import fit_session_model
     from training.tables.storage import tables_in
 
     name, settings = params.model(recipe)
     schema = read_schema(input)
+    judged_by = session_evaluation(params, input) if recipe == "sessions" else None
     ranks.on_first(lambda: (output / MODEL_FILE).unlink(missing_ok=True))
     scratch = output if engine.tables_out_of_core else None
     if scratch and ranks.world_size() > 1:
         scratch = scratch / f"process-{ranks.rank()}"
-    with tables_in(scratch):
-        model = build(recipe, name, schema, settings, engine.seed)
+    if model is None:
+        with tables_in(scratch):
+            model = build(recipe, name, schema, settings, engine.seed)
+    if judged_by:
+        model.evaluation = validation_settings(judged_by)
     training, valid = splits(recipe, model, schema, input, engine)
+    if valid is None:
+        say("no validation split (split.valid is 0): the weights of the last step are kept")
     parameters = sum(weight.numel() for weight in model.parameters())
     say(f"training {name}: {training.rows:,} rows, {parameters:,} parameters")
     learn = fit_session_model if recipe == "sessions" else fit
     identity = features_identity(input)
     with tables_in(scratch):
         result = learn(model, training, valid, engine, output, identity=identity)
+    best = f", best at step {result.best_step:,}: {_metrics(result.metrics)}" if valid else ""
     say(
         f"train: {result.steps:,} steps in {result.seconds:.0f} s "
-        f"({result.samples_per_second:,.0f} rows/s), best at step {result.best_step:,}: "
-        f"{_metrics(result.metrics)} → {output}"
+        f"({result.samples_per_second:,.0f} rows/s){best} → {output}"
     )
     record = {
         "recipe": recipe,
         "model": name,
-        "settings": settings.model_dump(mode="json"),
+        "settings": model.settings.model_dump(mode="json"),
         "train": engine.model_dump(mode="json"),
         "features": identity,
         "parameters": parameters,
@@ -80,7 +96,7 @@ def _train(
         },
     }
     ranks.on_first(lambda: write_json(output / MODEL_FILE, record))
-    return record
+    return {**record, "samples_per_second": result.samples_per_second}
 
 
 def _metrics(metrics: dict[str, float]) -> str:
@@ -100,7 +116,7 @@ def build(recipe: str, name: str, schema: Any, settings: Settings, seed: int) ->
 def splits(
     recipe: str, model: Any, schema: Any, features: Path, engine: EngineSettings
 ) -> tuple[Any, Any]:
-    """The training and the validation split, as the model reads them."""
+    """The training and the validation split, as the model reads them; None where none validates."""
     from training.batches import Batches
     from training.distributed import ranks
 
@@ -116,13 +132,30 @@ def splits(
         from training.interactions.splits import judged_batches, training_batches
 
         training = training_batches(model, features, schema, engine)
+        if not rows_of(features, "valid"):
+            return training, None
         return training, judged_batches(model, features, schema, "valid", valid_size)
     columns = model_columns(recipe, model, schema)
     train, valid = features / "train", features / "valid"
-    return (
-        Batches(train, schema, size, columns=columns, shuffle=True, seed=engine.seed, **processes),
-        Batches(valid, schema, valid_size, columns=columns, shuffle=False, **processes),
+    observed = getattr(model, "observed", ())
+    training = Batches(
+        train,
+        schema,
+        size,
+        columns=[*columns, *observed],
+        shuffle=getattr(model, "learns_by_gradient", True),
+        seed=engine.seed,
+        **processes,
     )
+    if not rows_of(features, "valid"):
+        return training, None
+    return training, Batches(valid, schema, valid_size, columns=columns, shuffle=False, **processes)
+
+
+def rows_of(features: Path, split: str) -> int:
+    """Rows (of sessions: sessions) of a split of finished features."""
+    manifest = read_json(features / "manifest.json")
+    return manifest["splits"][split][manifest["unit"]]
 
 
 def model_columns(recipe: str, model: Any, schema: Any) -> list[str]:

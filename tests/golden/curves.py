@@ -26,6 +26,8 @@ from training import ranking, sessions
 from training.batches import Batches
 from training.engine import EngineSettings, prepare, seed_all
 from training.schedule import rate_factor
+from training.sessions.fitting import observe
+from training.sessions.neural_settings import NextItemSettings
 from training.step import Step
 
 FOLDER = Path(__file__).parent
@@ -38,13 +40,20 @@ RANKING = {
     "dlrm": {**SMALL, "bottom_mlp": [16], "top_mlp": [16, 8]},
 }
 """Click models with settings; those that are not named here have their defaults."""
-SESSIONS = {"xlnet": {"d_model": 16, "layers": 1, "heads": 2, "max_length": 8}}
+SESSIONS = {"d_model": 16, "layers": 1, "heads": 2, "max_length": 8, "side_features": None}
+"""Settings of session models, as far as a model has them."""
+TASKS = {"xlnet_plm": ("xlnet", {"masking": "plm"}), "xlnet_rtd": ("xlnet", {"masking": "rtd"})}
+"""Curves of a session model's other training tasks."""
 
 
 def names() -> list[str]:
     """Every model that learns by gradient."""
-    learning = [name for name in sessions.MODELS if name != "popular"]
-    return [*ranking.MODELS, *learning]
+    learning = [
+        name
+        for name in sessions.MODELS
+        if issubclass(sessions.settings_class(name), NextItemSettings)
+    ]
+    return [*ranking.MODELS, *learning, *TASKS]
 
 
 def losses(name: str, folder: Path) -> list[float]:
@@ -81,14 +90,19 @@ def _with_second_label(schema: Schema, split: Path) -> Schema:
     return Schema([*schema, ColumnSchema("bought", dtype="int8", tags=tags)])
 
 
-def _sessions(name: str, folder: Path) -> list[float]:
+def _sessions(curve: str, folder: Path) -> list[float]:
+    name, task = TASKS.get(curve, (curve, {}))
     schema = session_schema("category", "price")
     write_sessions(folder / "train", random_sessions(STEPS * 16, seed=1))
     usual = {**sessions.ENGINE_DEFAULTS, "batch_size": 16, "warmup_steps": 5}
     settings = EngineSettings(**usual, seed=1, threads=1)
     seed_all(1)
-    model = sessions.build(name, schema, SESSIONS.get(name))
+    known = sessions.settings_class(name).model_fields
+    small = {key: value for key, value in SESSIONS.items() if key in known}
+    model = sessions.build(name, schema, {**small, **task})
     batches = Batches(folder / "train", schema, 16, columns=model.columns, seed=1)
+    if model.observes_first:
+        observe(model, batches)
     return _train(model, batches, settings)
 
 

@@ -39,6 +39,21 @@ def test_command_line_over_later_file_over_earlier_file(tmp_path):
     assert (train.epochs, train.batch_size, train.patience) == (8, 33, 1)
 
 
+def test_a_models_own_training_goes_over_the_recipes():
+    given = ["ranking.train.epochs=2", "ranking.train.batch_size=64", "ranking.afm.train.epochs=5"]
+    params = Params.read([], given)
+    assert (params.engine("ranking").epochs, params.engine("ranking").batch_size) == (2, 64)
+    params = Params.read([], [*given, "ranking.model=afm"])
+    assert (params.engine("ranking").epochs, params.engine("ranking").batch_size) == (5, 64)
+    assert params.section("ranking.train").epochs == 2
+
+
+def test_a_fault_in_a_models_own_training_is_named():
+    params = Params.read([], ["ranking.afm.train.epoch=5"])
+    with pytest.raises(UserError, match=r"ranking\.afm\.train: unknown setting 'epoch'"):
+        params.check()
+
+
 def test_a_broken_or_absent_file_is_named(tmp_path):
     broken = tmp_path / "broken.yaml"
     broken.write_text("ranking: [unclosed")
@@ -89,10 +104,15 @@ def test_use_writes_nothing_where_the_recipe_is_wrong(tmp_path):
 
 def test_dvc_stages_name_settings_and_code_that_exist():
     stages = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
+    given = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
     known = {*SECTIONS, "ranking.model", "sessions.model"}
     for name, stage in stages.items():
         for param in stage.get("params", []):
-            assert "${" in param or param in known, f"{name}: {param}"
+            section, _, key = param.rpartition(".")
+            one_key = section in SECTIONS and key in given[section.split(".")[0]].get(
+                section.split(".")[-1], {}
+            )
+            assert "${" in param or param in known or one_key, f"{name}: {param}"
         for dep in stage["deps"]:
             made = dep.startswith(("data/", "${"))
             assert made or Path(ROOT / dep).exists(), f"{name}: {dep}"

@@ -89,6 +89,26 @@ def test_features_equal_a_plain_reference(raw, features):
             assert found[name].tolist() == reference_codes(known, values, 3, 40), name
 
 
+def test_numbers_become_levels_with_a_vocabulary(raw, tmp_path):
+    settings = SETTINGS.model_copy(
+        update={"workflow": RankingWorkflowSettings(freq_threshold=3, dense_levels=True)}
+    )
+    manifest = preprocess_ranking(raw, tmp_path / "out", settings)
+    log = pd.concat([pq.read_table(p).to_pandas() for p in sorted(raw.glob("*.parquet"))])
+
+    def level(value):
+        if np.isnan(value):
+            return None
+        return int(np.log(value) ** 2) + 2 if value > 2 else int(value)
+
+    for name in DENSE:
+        levels = [level(value) for value in log[name].astype(float)]
+        known = [found for found in levels[:720] if found is not None]
+        found = read(tmp_path / "out", "test")[f"{name}_level"]
+        assert found.tolist() == reference_codes(known, levels[900:], 3), name
+        assert 10 < manifest["cardinality"][f"{name}_level"] < 40
+
+
 def test_the_manifest_counts_rows_and_unseen_values(features):
     manifest = preprocess.read_json(features / "manifest.json")
     assert {name: split["rows"] for name, split in manifest["splits"].items()} == {

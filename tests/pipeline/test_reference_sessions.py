@@ -90,6 +90,9 @@ def split_by_start(sessions, split):
         if (first is not None and start < first) or (last is not None and start >= last):
             continue
         name = "train" if start < valid else "valid" if start < test else "test"
+        if split.kind == "window" and name != "test":
+            until = valid if name == "train" else test
+            events = [event for event in events if event["timestamp"] < until]
         found[name][session] = events
     return found
 

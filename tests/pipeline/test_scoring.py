@@ -55,18 +55,22 @@ def road(tmp_path_factory):
     return folder, lines
 
 
-def test_target_encodings_are_means_of_the_training_rows(road):
+def test_target_encodings_are_log_odds_of_the_training_rows(road):
     folder, lines = road
     cells = [line.split("\t") for line in lines]
     training = [(int(row[0]), row) for row in cells[:TRAIN]]
     mean = sum(label for label, _ in training) / TRAIN
+
+    def log_odds(p):
+        return np.log(p / (1 - p)) - np.log(mean / (1 - mean))
+
     found = compare.read(folder / "data/ranking/features", "test")
     for name in ("C1", "C2"):
         at = 1 + len(DENSE) + CATEGORICAL.index(name)
         expected = []
         for row in cells[VALID:]:
             same = [label for label, other in training if other[at] == row[at]]
-            expected.append((sum(same) + SMOOTHING * mean) / (len(same) + SMOOTHING))
+            expected.append(log_odds((sum(same) + SMOOTHING * mean) / (len(same) + SMOOTHING)))
         np.testing.assert_allclose(found[f"TE_{name}_label"], expected, atol=1e-6)
 
 

@@ -4,14 +4,25 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from training.metrics.ranking import RankHistogram, mrr, ndcg, recall, target_ranks
+from training.metrics import ranking
+from training.metrics.ranking import (
+    METRICS,
+    MISSED,
+    RankHistogram,
+    mrr,
+    ndcg,
+    recall,
+    target_ranks,
+)
 
 
 def brute_force_rank(scores, target, excluded):
     """Counts, one by one, the candidates that do not stand clearly below the target."""
+    if target in excluded:
+        return MISSED
     rank = 1
     for column, score in enumerate(scores):
         if column == target or column in excluded:
@@ -22,20 +33,26 @@ def brute_force_rank(scores, target, excluded):
 
 
 def brute_force_metrics(ranks, k):
-    """recall, ndcg and mrr at k from their textbook definitions over ranked lists."""
-    totals = {"recall": 0.0, "ndcg": 0.0, "mrr": 0.0}
+    """Every metric at k from its textbook definition over ranked lists."""
+    totals = dict.fromkeys(("recall", "ndcg", "mrr", "hit", "map"), 0.0)
     for rank in ranks:
         relevance = [1.0 if position == rank else 0.0 for position in range(1, k + 1)]
         totals["recall"] += sum(relevance)
         gains = [gain / math.log2(position + 2) for position, gain in enumerate(relevance)]
         totals["ndcg"] += sum(gains) / (1 / math.log2(2))
         totals["mrr"] += max(gain / (position + 1) for position, gain in enumerate(relevance))
+        totals["hit"] += 1.0 if any(relevance) else 0.0
+        # Average precision: over the relevant positions, the share of what stands above that is.
+        precisions = [sum(relevance[: n + 1]) / (n + 1) for n in range(k) if relevance[n]]
+        totals["map"] += sum(precisions)
     return {f"{name}@{k}": total / len(ranks) for name, total in totals.items()}
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.data())
-def test_ranks_agree_with_brute_force(data):
+@pytest.mark.parametrize("at_once", [1, 7, 1000])
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_ranks_agree_with_brute_force(data, at_once, monkeypatch):
+    monkeypatch.setattr(ranking, "AT_ONCE", at_once)
     items = data.draw(st.integers(1, 12))
     rows = data.draw(st.integers(1, 5))
     # Few distinct values make ties the rule.
@@ -55,9 +72,12 @@ def test_equal_scores_rank_the_target_last():
     assert ranks.tolist() == [7, 7]
 
 
-def test_excluding_the_target_keeps_it_a_candidate():
+def test_a_target_that_is_excluded_is_missed_however_long_the_list():
     scores = torch.tensor([[3.0, 2.0, 1.0]])
-    assert target_ranks(scores, torch.tensor([1]), torch.tensor([[1]])).tolist() == [2]
+    ranks = target_ranks(scores, torch.tensor([1]), torch.tensor([[1]]))
+    histogram = RankHistogram(1, 100)
+    histogram.add(ranks, torch.tensor([0]))
+    assert set(histogram.metrics([100], names=list(METRICS)).values()) == {0.0}
 
 
 @pytest.mark.parametrize("k", [1, 10, 20])
@@ -70,10 +90,12 @@ def test_histogram_agrees_with_brute_force(k):
         histogram.add(ranks[part], group[part])
 
     assert histogram.predictions() == 500
-    assert histogram.metrics([k]) == pytest.approx(brute_force_metrics(ranks.tolist(), k))
+    found = histogram.metrics([k], names=list(METRICS))
+    assert found == pytest.approx(brute_force_metrics(ranks.tolist(), k))
     one = ranks[group == 1].tolist()
     assert histogram.predictions([1]) == len(one)
-    assert histogram.metrics([k], [1]) == pytest.approx(brute_force_metrics(one, k))
+    found = histogram.metrics([k], [1], names=list(METRICS))
+    assert found == pytest.approx(brute_force_metrics(one, k))
 
 
 def test_metrics_of_single_ranks():

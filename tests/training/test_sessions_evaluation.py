@@ -1,16 +1,22 @@
 """The evaluation protocol against a second implementation over plain lists."""
 
-import math
+import json
 
 import pytest
 import torch
 from pydantic import ValidationError
 
+from tests.training import session_reference as reference
 from tests.training.session_examples import ITEMS, batch_of, random_sessions, session_schema
 from training.sessions import build
 from training.sessions import evaluation as evaluation_module
 from training.sessions.base import SessionModel
-from training.sessions.evaluation import SessionEvaluationSettings, evaluate_sessions
+from training.sessions.evaluation import (
+    SessionEvaluationSettings,
+    SessionMetrics,
+    evaluate_sessions,
+    rank_steps,
+)
 
 
 class Bigram(SessionModel):
@@ -23,6 +29,9 @@ class Bigram(SessionModel):
         self.register_buffer("table", table)
         # Reserved codes score best, so one that is ranked would show.
         self.table[:, :3] = 100.0
+        # Scores that are no numbers, and items that a model never names.
+        self.table[5::7, 4::5] = torch.nan
+        self.table[6::7, 3::4] = -torch.inf
         self.shown = []
 
     def scores(self, prefixes):
@@ -32,72 +41,91 @@ class Bigram(SessionModel):
         return self.table[items.gather(1, last[:, None]).squeeze(1)]
 
 
-def second_implementation(table, sessions, settings, k):
-    """Pooled recall, ndcg and mrr at k, and the same per session length, one step at a time."""
-    outcomes = []
-    for session in sessions:
-        session = [item for item in session if item >= 3]
-        if settings.drop_repeats:
-            pairs = zip([None, *session], session, strict=False)
-            session = [item for previous, item in pairs if item != previous]
-        first = 1 if settings.protocol == "per_step" else max(len(session) - 1, 1)
-        for step in range(first, len(session)):
-            last, target = session[step - 1], session[step]
-            rank = 1
-            for item in range(3, ITEMS):
-                barred = settings.exclude_last_item and settings.drop_repeats and item == last
-                if item != target and not barred:
-                    rank += bool(table[last, item] >= table[last, target])
-            outcomes.append((len(session), rank))
-
-    def pooled(ranks):
-        hits = [rank for rank in ranks if rank <= k]
-        return {
-            f"recall@{k}": len(hits) / len(ranks),
-            f"ndcg@{k}": sum(1 / math.log2(1 + rank) for rank in hits) / len(ranks),
-            f"mrr@{k}": sum(1 / rank for rank in hits) / len(ranks),
-        }
-
-    bounds = {"2": (2, 2), "3-5": (3, 5), "6-10": (6, 10), "11-20": (11, 20), "21+": (21, 10**9)}
-    groups = {
-        name: [rank for length, rank in outcomes if low <= length <= high]
-        for name, (low, high) in bounds.items()
-    }
-    return (
-        pooled([rank for _, rank in outcomes]),
-        {name: pooled(ranks) for name, ranks in groups.items() if ranks},
-        len(outcomes),
-    )
+FILTERS = {
+    "kept": {"drop_repeats": False},
+    "dropped": {},
+    "last item a candidate": {"exclude_last_item": False},
+    "seen excluded": {"exclude_seen": True},
+    "seen excluded, repeats kept": {"exclude_seen": True, "drop_repeats": False},
+}
 
 
-@pytest.mark.parametrize("protocol", ["per_step", "last_item"])
-@pytest.mark.parametrize("repeats", ["kept", "dropped", "dropped, last item a candidate"])
-def test_metrics_agree_with_the_second_implementation(protocol, repeats, monkeypatch):
-    monkeypatch.setattr(evaluation_module, "ROWS_AT_MOST", 7)
-    settings = SessionEvaluationSettings(
-        protocol=protocol,
-        ks=(5, 10),
-        drop_repeats=repeats != "kept",
-        exclude_last_item=repeats != "dropped, last item a candidate",
-    )
+def awkward_sessions():
+    """Unseen items, immediate repeats, repeats that appear once an unseen item is dropped, items
+    that come back, and sessions that end with an unseen item or have too little."""
     sessions = random_sessions(30, longest=25)
     for session in sessions[::3]:
-        # Unseen items, immediate repeats, and a repeat that appears once an unseen item is dropped.
         session[1:1] = [2, session[0], session[0], 2]
-    sessions += [[7], [], [2, 2], [4, 2]]
+    for session in sessions[1::5]:
+        session.append(session[0])
+    for session in sessions[::4]:
+        session.append(2)
+    return [*sessions, [7], [], [2, 2], [4, 2], [5, 2, 5], [3, 6, 1]]
+
+
+@pytest.mark.parametrize("protocol", ["per_step", "last_item", "leave_one_out"])
+@pytest.mark.parametrize("filters", FILTERS)
+def test_all_that_is_reported_agrees_with_the_second_implementation(protocol, filters, monkeypatch):
+    monkeypatch.setattr(evaluation_module, "ROWS_AT_MOST", 7)
+    ks = (1, 5, 10, 40)
+    settings = SessionEvaluationSettings(protocol=protocol, ks=ks, **FILTERS[filters])
+    sessions = awkward_sessions()
     model = Bigram()
+    counts = torch.randint(0, 90, (ITEMS,), generator=torch.Generator().manual_seed(1))
 
-    result = evaluate_sessions(model, [batch_of(sessions[:20]), batch_of(sessions[20:])], settings)
+    batches = [batch_of(sessions[:20]), batch_of(sessions[20:])]
+    result = evaluate_sessions(model, batches, settings, counts)
 
-    for k in (5, 10):
-        overall, by_length, predictions = second_implementation(model.table, sessions, settings, k)
-        assert {name: result[name] for name in overall} == pytest.approx(overall)
-        assert result["by_session_length"].keys() == by_length.keys()
-        for name, expected in by_length.items():
-            found = result["by_session_length"][name]
-            assert {key: found[key] for key in expected} == pytest.approx(expected)
-    assert result["predictions"] == predictions
-    assert result["sessions"] == 30
+    table = model.table.tolist()
+    steps = reference.outcomes(lambda prefix: table[prefix[-1]], sessions, settings, ITEMS)
+    expected = reference.metrics(steps, ks) | reference.of_lists(steps, ks, counts.tolist())
+    expected |= {"predictions": len(steps), "sessions": len({step["session"] for step in steps})}
+    assert {name: result.pop(name) for name in expected} == pytest.approx(expected)
+    intervals = result.pop("intervals")
+    assert set(intervals) == {f"{name}@{k}" for name in ("recall", "ndcg", "mrr") for k in ks}
+    for name in ("recall", "ndcg", "mrr"):
+        error = intervals[f"{name}@5"]["standard_error"]
+        assert error == pytest.approx(reference.standard_error(steps, name, 5))
+    groups = {
+        "by_session_length": reference.by_session_length(steps, ks),
+        "by_popularity": reference.by_popularity(steps, ks, counts.tolist()),
+    }
+    for by, expected_groups in groups.items():
+        found = result.pop(by)
+        assert found.keys() == expected_groups.keys()
+        for name, group in expected_groups.items():
+            assert found[name] == pytest.approx(group)
+    assert not result
+
+
+def test_counts_of_several_processes_add_up():
+    sessions, settings = awkward_sessions(), SessionEvaluationSettings()
+    counts = torch.arange(ITEMS)
+    model = Bigram()
+    whole = evaluate_sessions(model, [batch_of(sessions)], settings, counts)
+    first, second = (SessionMetrics(settings, ITEMS, counts) for _ in range(2))
+    for metrics, part in ((first, sessions[:9]), (second, sessions[9:])):
+        metrics.update(rank_steps(model, batch_of(part), settings))
+    first.add(second.state())
+    pooled = first.report()
+    assert pooled["intervals"].pop("mrr@20") == pytest.approx(whole["intervals"].pop("mrr@20"))
+    for report in (whole, pooled):
+        report.pop("intervals")
+    assert pooled == whole
+
+
+def test_seen_items_may_not_be_the_answer():
+    settings = SessionEvaluationSettings(protocol="last_item", exclude_seen=True, ks=(40,))
+    result = evaluate_sessions(Bigram(), [batch_of([[3, 4, 3], [3, 4, 5]])], settings)
+    assert result["recall@40"] == 0.5
+
+
+def test_leave_one_out_never_asks_for_an_event_before_the_last():
+    settings = SessionEvaluationSettings(protocol="leave_one_out")
+    sessions = [[3, 4, 2], [3, 4, 5], [3, 4, 2, 4], [2, 6]]
+    model = Bigram()
+    assert evaluate_sessions(model, [batch_of(sessions)], settings)["predictions"] == 1
+    assert model.shown == [[3, 4]]
 
 
 def test_each_prefix_is_shown_alone():
@@ -112,6 +140,15 @@ def test_nothing_to_predict_is_no_score():
     assert result["predictions"] == result["sessions"] == 0
     assert result["recall@20"] is None
     assert result["by_session_length"] == {}
+    assert not {"coverage@20", "intervals"} & set(result)
+
+
+def test_items_that_were_never_counted_say_nothing_of_popularity():
+    counts = torch.zeros(ITEMS, dtype=torch.int64)
+    result = evaluate_sessions(Bigram(), [batch_of([[3, 4, 5]])], counts=counts)
+    assert result["popularity@20"] == 0
+    assert result["popularity_bias@20"] is None
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
 
 
 def test_a_catalogue_of_one_item():

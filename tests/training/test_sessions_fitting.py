@@ -38,7 +38,11 @@ def fitted(name, settings, splits, folder, **engine):
     return model, fit_session_model(model, train, valid, engine, folder), valid
 
 
-@pytest.mark.parametrize("options", [{}, {"negatives": 64}], ids=["all items", "sampled"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"loss": "sampled_softmax", "negatives": 64}],
+    ids=["all items", "sampled"],
+)
 def test_xlnet_trains_validates_and_saves(splits, tmp_path, options):
     model, result, valid = fitted("xlnet", {**XLNET, **options}, splits, tmp_path, epochs=10)
     # Chance is a third.

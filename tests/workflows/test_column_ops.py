@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import logit
 
 from core.errors import UserError
 from core.merlin import Dataset, Tags, Workflow
@@ -18,6 +19,7 @@ from workflows.ops import (
     FillMedian,
     HashBucket,
     HashedCross,
+    LogSquared,
     NormalizeMinMax,
     RowFold,
     SplitVector,
@@ -60,8 +62,8 @@ def fit(graph, frame, cuts=()):
     return workflow
 
 
-def target_graph():
-    operator = TargetEncoding(("a", "b"), "label", "training", FOLDS, SMOOTHING)
+def target_graph(log_odds=False):
+    operator = TargetEncoding(("a", "b"), "label", "training", FOLDS, SMOOTHING, log_odds)
     return ["a", "b", "id", "training", "label"] >> operator
 
 
@@ -149,6 +151,28 @@ def test_unseen_values_count_nothing_and_get_the_mean():
         [0, 0]
     ]
     assert fit(target_graph(), frame).transform(unseen)["TE_a_label"].tolist() == [0.75]
+
+
+def test_log_odds_of_the_encoding_are_0_where_nothing_is_known():
+    frame = frame_of([(i % 3, "xy"[i % 2], (i * i) % 5 < 2, 1) for i in range(40)])
+    frame = pd.concat([frame, frame_of([(9, "new", 0, 0)])], ignore_index=True)
+    means = fit(target_graph(), frame).transform(frame).to_numpy().astype(float)
+    found = fit(target_graph(log_odds=True), frame).transform(frame)
+    assert found.iloc[-1].tolist() == [0, 0]
+    folds = np.array(folds_of(frame))
+    labels = frame["label"].to_numpy()
+    of_others = [labels[(folds >= 0) & ((fold < 0) | (folds != fold))].mean() for fold in folds]
+    expected = logit(means) - logit(np.array(of_others))[:, None]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    certain = frame_of([(0, "x", 0, 1) for _ in range(30)])
+    assert np.isfinite(fit(target_graph(log_odds=True), certain).transform(certain)).all(None)
+
+
+def test_levels_tell_small_numbers_apart_and_large_ones_by_magnitude():
+    frame = pd.DataFrame({"n": [-2.0, 0.0, 2.0, 3.0, 4.0, 5.0, 950.0, 1020.0, 1021.0, np.nan]})
+    found = fit(["n"] >> LogSquared(), frame).transform(frame)["n_level"]
+    expected = [-2, 0, 2, 3, 3, 4, 49, 49, 50, np.nan]
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_bucketize_marks_missing_values_and_states_its_domain():

@@ -7,16 +7,16 @@ from pydantic import Field, field_validator
 from torch import nn
 
 from core.merlin import Schema
-from core.settings import Settings
 from training.batches import Batch
 from training.interactions.histories import FIRST_CODE, interaction_columns, multi_hot
 from training.metrics.binary import BinaryAccumulator
 from training.metrics.ratings import RatingAccumulator
 from training.metrics.users import UserMetrics
+from training.model_settings import ModelSettings
 from training.trainable import Accumulator, Monitor
 
 
-class InteractionSettings(Settings):
+class InteractionSettings(ModelSettings):
     """What every model of users and items has."""
 
     ks: tuple[int, ...] = Field((10, 20, 100), min_length=1)

@@ -4,9 +4,15 @@ The rank counts from 1, and every tie counts against the model: a model that giv
 same score ranks the target last. A score that is not a number never helps either.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
+
+MISSED = 2**62
+"""The rank of a target that is no candidate: beyond any list."""
+AT_ONCE = 2**18
+"""Scores that are compared in one go: what it takes stays small, and in the processor's cache (a
+GPU, which has none of that kind, is given more)."""
 
 
 def target_ranks(
@@ -18,20 +24,35 @@ def target_ranks(
         scores: ``(batch, num_items)``; higher is better.
         targets: column of the true item, ``(batch,)``.
         excluded: columns that are no candidates, ``(batch, n)``, negative where there is none;
-            the target itself always remains one.
+            repetitions do not matter.
 
     Returns:
-        ``(batch,)``, from 1 (best) to the number of candidates.
+        ``(batch,)``, from 1 (best) to the number of candidates; :data:`MISSED` for a target that is
+        excluded itself.
     """
     target_scores = scores.gather(1, targets[:, None])
-    # "Not below" rather than "above": ties and NaN on either side count against the model.
-    not_below = ~(scores < target_scores)
+    below = torch.empty_like(targets)
+    for rows in few_rows(scores):
+        # What is not below counts, rather than what is above: ties and NaN on either side count
+        # against the model.
+        below[rows] = (scores[rows] < target_scores[rows]).sum(1, dtype=torch.int32).long()
+    ranks = scores.shape[1] - below
     if excluded is not None:
-        named = excluded >= 0
-        rows = named.nonzero()[:, 0]
-        not_below[rows, excluded[named]] = False
-        not_below.scatter_(1, targets[:, None], True)
-    return not_below.sum(1)
+        named = excluded.sort(1).values
+        counts = named >= 0
+        counts[:, 1:] &= named[:, 1:] != named[:, :-1]
+        counts &= ~(scores.gather(1, named.clamp(min=0)) < target_scores)
+        ranks -= counts.sum(1)
+        ranks[(excluded == targets[:, None]).any(1)] = MISSED
+    return ranks
+
+
+def few_rows(scores: torch.Tensor) -> Iterator[slice]:
+    """The rows of ``scores``, :data:`AT_ONCE` values or one row at a time."""
+    at_once = AT_ONCE * 64 if scores.is_cuda else AT_ONCE
+    rows = max(1, at_once // max(1, scores.shape[1]))
+    for first in range(0, len(scores), rows):
+        yield slice(first, first + rows)
 
 
 def recall(ranks: torch.Tensor, k: int) -> torch.Tensor:
@@ -49,7 +70,9 @@ def ndcg(ranks: torch.Tensor, k: int) -> torch.Tensor:
     return recall(ranks, k) / torch.log2(1.0 + ranks.double())
 
 
-METRICS = {"recall": recall, "ndcg": ndcg, "mrr": mrr}
+METRICS = {"recall": recall, "ndcg": ndcg, "mrr": mrr, "hit": recall, "map": mrr}
+"""With one relevant item a prediction, hit@k is recall@k and map@k is mrr@k."""
+MAIN_METRICS = ("recall", "ndcg", "mrr")
 
 
 class RankHistogram:
@@ -70,8 +93,13 @@ class RankHistogram:
         counted = torch.bincount(cell.cpu(), minlength=self.counts.numel())
         self.counts += counted.view_as(self.counts)
 
-    def metrics(self, ks: Sequence[int], groups: Iterable[int] | None = None) -> dict[str, float]:
-        """``recall@k``, ``ndcg@k`` and ``mrr@k`` pooled over ``groups`` (all unless told).
+    def metrics(
+        self,
+        ks: Sequence[int],
+        groups: Iterable[int] | None = None,
+        names: Sequence[str] = MAIN_METRICS,
+    ) -> dict[str, float]:
+        """``name@k`` for each of ``names`` and ``ks``, pooled over ``groups`` (all unless told).
 
         Raises:
             ValueError: a k beyond ``max_k``.
@@ -83,8 +111,8 @@ class RankHistogram:
         total = counts.sum().clamp(min=1)
         ranks = torch.arange(1, self.max_k + 2)
         return {
-            f"{name}@{k}": float((counts * metric(ranks, k)).sum() / total)
-            for name, metric in METRICS.items()
+            f"{name}@{k}": float((counts * METRICS[name](ranks, k)).sum() / total)
+            for name in names
             for k in ks
         }
 

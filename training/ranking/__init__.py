@@ -43,7 +43,8 @@ def build(
         seed: of the initial weights; None: they come from torch's generator as it stands.
 
     Raises:
-        UserError: an unknown name, or columns that the model needs and the schema lacks.
+        UserError: an unknown name, columns that the model needs and the schema lacks, or several
+            members of a model of several labels.
     """
     if name not in MODELS:
         raise UserError(f"ranking.model: {name!r} is unknown; known: {', '.join(MODELS)}")
@@ -51,7 +52,14 @@ def build(
         from training.engine import seed_all
 
         seed_all(seed)
-    return importlib.import_module(MODELS[name].partition(":")[0]).build(schema, settings)
+    make = importlib.import_module(MODELS[name].partition(":")[0]).build
+    if settings.members == 1:
+        return make(schema, settings)
+    if name in SEVERAL_LABELS:
+        raise UserError(f"model {name}: ranking.{name}.members: only models of one label have them")
+    from training.ranking.ensemble import Ensemble
+
+    return Ensemble([make(schema, settings) for _ in range(settings.members)])
 
 
 def settings_class(name: str) -> type["ClickSettings"]:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from core.settings import Settings
+from training.model_settings import ModelSettings
 
 Width = Annotated[int, Field(ge=1)]
 
@@ -68,7 +69,7 @@ class LowRankSettings(Settings):
         return bool(self.fraction or self.ranks or self.parameters)
 
 
-class ClickSettings(Settings):
+class ClickSettings(ModelSettings):
     """What every click model has."""
 
     loss: Literal["bce", "focal", "weighted"] = "bce"
@@ -80,6 +81,10 @@ class ClickSettings(Settings):
 
     positive_weight: float = Field(1.0, gt=0)
     """weighted and focal: the weight of a click beside a row without one."""
+
+    members: int = Field(1, ge=1)
+    """Copies of the model that are trained side by side, each from its own initial weights; the
+    mean of their logits scores a row (deep ensembles, Lakshminarayanan et al., 2017)."""
 
     initialisation: Literal["dlrm", "normal"] = "normal"
     """dlrm: as in Facebook's code, tables uniform within ±1/√rows and layers normal with

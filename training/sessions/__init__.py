@@ -10,15 +10,44 @@ from typing import TYPE_CHECKING, Any
 
 from core.errors import UserError
 from core.settings import Settings, validate
-from training.sessions import settings
+from training.sessions import counting_settings, neural_settings, transformer_settings
 
 if TYPE_CHECKING:
     from core.merlin import Schema
     from training.sessions.base import SessionModel
 
 MODELS: dict[str, tuple[str, str, type[Settings]]] = {
-    "xlnet": ("training.sessions.xlnet", "XLNet", settings.XLNetSettings),
-    "popular": ("training.sessions.popular", "Popular", settings.PopularSettings),
+    "xlnet": ("training.sessions.xlnet", "XLNet", transformer_settings.XLNetSettings),
+    "bert4rec": ("training.sessions.bert4rec", "BERT4Rec", transformer_settings.BERT4RecSettings),
+    "gpt2": ("training.sessions.gpt2", "GPT2", transformer_settings.GPT2Settings),
+    "electra": ("training.sessions.electra", "Electra", transformer_settings.ElectraSettings),
+    "albert": ("training.sessions.albert", "Albert", transformer_settings.AlbertSettings),
+    "sasrec": ("training.sessions.sasrec", "SASRec", neural_settings.SASRecSettings),
+    "gru4rec": ("training.sessions.gru4rec", "GRU4Rec", neural_settings.GRU4RecSettings),
+    "core": ("training.sessions.core", "CORE", neural_settings.CORESettings),
+    "popular": ("training.sessions.popular", "Popular", counting_settings.PopularSettings),
+    "recently_popular": (
+        "training.sessions.recently_popular",
+        "RecentlyPopular",
+        counting_settings.RecentlyPopularSettings,
+    ),
+    "session_popular": (
+        "training.sessions.session_popular",
+        "SessionPopular",
+        counting_settings.SessionPopularSettings,
+    ),
+    "item_knn": ("training.sessions.item_knn", "ItemKNN", counting_settings.ItemKNNSettings),
+    "vsknn": ("training.sessions.vsknn", "VSkNN", counting_settings.VSkNNSettings),
+    "association_rules": (
+        "training.sessions.rules",
+        "AssociationRules",
+        counting_settings.AssociationRulesSettings,
+    ),
+    "sequential_rules": (
+        "training.sessions.rules",
+        "SequentialRules",
+        counting_settings.SequentialRulesSettings,
+    ),
 }
 """Name → module, model class, settings class."""
 
@@ -58,12 +87,18 @@ def build(
     Raises:
         UserError: unknown name or setting, or features that the model cannot be built for.
     """
-    module, model, wanted = _find(name)
+    wanted = settings_class(name)
     if not isinstance(model_settings, Settings):
         model_settings = validate(wanted, model_settings or {}, f"sessions.{name}")
     if not isinstance(model_settings, wanted):
         raise UserError(f"sessions.model {name}: its settings are {wanted.__name__}")
-    return getattr(importlib.import_module(module), model)(schema, model_settings)
+    return model_class(name)(schema, model_settings)
+
+
+def model_class(name: str) -> type["SessionModel"]:
+    """The class of the model ``name``; an unknown name is a UserError."""
+    module, model, _ = _find(name)
+    return getattr(importlib.import_module(module), model)
 
 
 def _find(name: str) -> tuple[str, str, type[Settings]]:

@@ -13,6 +13,7 @@ from training.sessions.evaluation import (
     SessionEvaluationSettings,
     SessionMetrics,
     rank_steps,
+    validation_settings,
 )
 from training.sessions.ragged import FIRST_ITEM, Batch, Sessions, sessions_from_inputs
 from training.trainable import Monitor
@@ -36,6 +37,10 @@ class SessionModel(torch.nn.Module, ABC):
     monitor = Monitor("ndcg@20", "max")
     learns_by_gradient: ClassVar[bool] = True
     """Where false, ``observe`` is called with every training batch once, instead of ``loss``."""
+    observes_first: ClassVar[bool] = False
+    """Where true, ``observe`` is called so before the first call of ``loss``."""
+    observed: ClassVar[tuple[str, ...]] = ()
+    """Scalar columns that ``observe`` reads beside ``columns``."""
 
     def __init__(self, schema: Schema, settings: Settings, max_length: int):
         super().__init__()
@@ -44,7 +49,7 @@ class SessionModel(torch.nn.Module, ABC):
         self.columns = [self.item]
         self.num_items = cardinality(schema[self.item])
         self.max_length = max_length
-        self.evaluation = SessionEvaluationSettings()
+        self.evaluation = validation_settings(SessionEvaluationSettings())
 
     @abstractmethod
     def scores(self, prefixes: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -64,8 +69,11 @@ class SessionModel(torch.nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} does not learn by gradient")
 
     def observe(self, batch: Batch) -> None:
-        """Takes in a training batch, for models that do not learn by gradient."""
-        raise NotImplementedError(f"{type(self).__name__} learns by gradient")
+        """Takes in a training batch, for models that count before or instead of learning."""
+        raise NotImplementedError(f"{type(self).__name__} learns by gradient alone")
+
+    def finish(self) -> None:
+        """Called once after the last ``observe``."""
 
     def predict(self, batch: Batch) -> RankedSteps:
         """Where the model ranks what came next in the batch's sessions."""
@@ -73,7 +81,7 @@ class SessionModel(torch.nn.Module, ABC):
 
     def metrics(self) -> SessionMetrics:
         """A fresh accumulator of what ``predict`` returns."""
-        return SessionMetrics(self.evaluation)
+        return SessionMetrics(self.evaluation, self.num_items)
 
     def sessions(self, batch: Batch) -> Sessions:
         """The columns of a loader's batch that this model reads."""

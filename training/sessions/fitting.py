@@ -11,6 +11,7 @@ from core.artifacts import atomic_path
 from training.batches import Batches
 from training.checkpoints import save_weights
 from training.engine import EngineSettings, FitResult, fit
+from training.hardware import to_device
 from training.sessions.base import SessionModel
 from training.sessions.evaluation import evaluate_sessions
 
@@ -29,14 +30,12 @@ def fit_session_model(
     A model that does not learn by gradient sees each training batch once, whatever ``settings``
     say, and its state is written to ``folder/model.safetensors`` all the same.
     """
+    if model.observes_first:
+        observe(model, train)
     if model.learns_by_gradient:
         return fit(model, train, valid, settings, folder, resume, identity)
     began = time.monotonic()
-    train.set_position(0)
-    with torch.no_grad(), console.progress("counting", train.rows, "sessions") as advance:
-        for batch in train:
-            model.observe(batch)
-            advance(len(batch[0][f"{model.item}__offsets"]) - 1)
+    observe(model, train)
     seconds = time.monotonic() - began
     save_weights(Path(folder) / "model.safetensors", model)
     metrics = _validation_metrics(model, valid) if valid else {}
@@ -51,6 +50,22 @@ def fit_session_model(
         samples_per_second=train.rows / seconds,
         history=[],
     )
+
+
+def observe(model: SessionModel, train: Batches) -> None:
+    """Shows ``model`` all training batches once, in every process the whole of them."""
+    slices = train.rank, train.world_size
+    train.rank, train.world_size = 0, 1
+    train.set_position(0)
+    try:
+        with torch.no_grad(), console.progress("counting", train.rows, "sessions") as advance:
+            for batch in train:
+                model.observe(to_device(batch, next(model.buffers()).device))
+                advance(len(batch[0][f"{model.item}__offsets"]) - 1)
+    finally:
+        train.rank, train.world_size = slices
+    train.set_position(0)
+    model.finish()
 
 
 def _write_history(path: Path, steps: int, metrics: dict[str, float]) -> None:

@@ -4,7 +4,7 @@ A batch as merlin-dataloader gives it holds ``<name>__values`` and ``<name>__off
 column. Here the list columns share one set of offsets: all lists of a row are equally long.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,16 +116,47 @@ def windows_through(sessions: Sessions, steps: torch.Tensor, max_length: int) ->
     return Windows(before.ends + 1, before.lengths + 1)
 
 
+def training_windows(sessions: Sessions, max_length: int) -> Windows:
+    """Every session that has a next event, in stretches of at most ``max_length`` steps.
+
+    Each event but the first of its session is a target in one window, in which it is not the first
+    event. The last window of a session holds its last ``max_length`` steps.
+    """
+    lengths = sessions.lengths
+    cuts = (lengths - 1).clamp(min=0).add(max_length - 1).div(max_length, rounding_mode="floor")
+    rows = torch.repeat_interleave(torch.arange(len(lengths), device=cuts.device), cuts)
+    number = torch.arange(len(rows), device=cuts.device) - (cuts.cumsum(0) - cuts)[rows]
+    ends = sessions.offsets[1:][rows] - number * max_length
+    return Windows(ends, (ends - sessions.offsets[:-1][rows]).clamp(max=max_length + 1))
+
+
+def by_length(windows: Windows) -> Iterator[Windows]:
+    """The windows in groups of similar length, so that little of the work goes into padding."""
+    longest = int(windows.lengths.max()) if len(windows) else 0
+    below, width = 0, 4
+    while below < longest:
+        group = (windows.lengths > below) & (windows.lengths <= width)
+        if group.any():
+            yield windows[group]
+        below, width = width, width * 2
+
+
+def positions(windows: Windows, width: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which event stands where in the windows as rows, and where one does, each of shape
+    ``(windows, width)``; the index is 0 where none does."""
+    if width is None:
+        width = int(windows.lengths.max()) if len(windows) else 0
+    position = torch.arange(width, device=windows.ends.device)
+    inside = position < windows.lengths[:, None]
+    return ((windows.ends - windows.lengths)[:, None] + position).where(inside, 0), inside
+
+
 def pad(sessions: Sessions, windows: Windows, width: int | None = None) -> dict[str, torch.Tensor]:
     """Dense columns ``(windows, width)``, zeros (padding) after the last event of each window.
 
     ``width`` is the longest window unless told otherwise.
     """
-    if width is None:
-        width = int(windows.lengths.max()) if len(windows) else 0
-    position = torch.arange(width, device=windows.ends.device)
-    inside = position < windows.lengths[:, None]
-    index = ((windows.ends - windows.lengths)[:, None] + position).where(inside, 0)
+    index, inside = positions(windows, width)
     return {name: values[index].where(inside, 0) for name, values in sessions.columns.items()}
 
 

@@ -6,17 +6,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from core.hashing import mix
 from workflows.ops.categorify import as_values
 
 MISSING = 0x9E3779B97F4A7C15
 """What stands for a missing value: as good as any other number."""
-
-
-def mix(hashed: np.ndarray) -> np.ndarray:
-    """SplitMix64's finaliser over a uint64 array (Steele, Lea & Flood 2014)."""
-    hashed = (hashed ^ (hashed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    hashed = (hashed ^ (hashed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return hashed ^ (hashed >> np.uint64(31))
 
 
 def hash_column(column: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -17,6 +17,8 @@ from workflows.ops.row_fold import FOLD, RowFold
 
 TARGET = "__target__"
 """What the target is called in the fit, whatever its own name."""
+LEAST = 1e-6
+"""Means are kept this far from 0 and 1 before their logarithm is taken."""
 TOTALS = "totals"
 """Stands beside the columns' statistics for those of all rows."""
 Statistics = dict[str, pa.Table]
@@ -44,10 +46,18 @@ class TargetEncoding(ops.StatOperator):
         flag: column that is not 0 in the rows that train.
         folds: how many folds there are.
         smoothing: rows that the mean of all counts for.
+        log_odds: instead of a mean p of a 0/1 target its log-odds beside those of ``m``,
+            log(p / (1 - p)) - log(m / (1 - m)): 0 for a value of which nothing is known.
     """
 
     def __init__(
-        self, columns: tuple[str, ...], target: str, flag: str, folds: int, smoothing: float
+        self,
+        columns: tuple[str, ...],
+        target: str,
+        flag: str,
+        folds: int,
+        smoothing: float,
+        log_odds: bool = False,
     ):
         super().__init__()
         self.columns = list(columns)
@@ -55,6 +65,7 @@ class TargetEncoding(ops.StatOperator):
         self.flag = flag
         self.folds = folds
         self.smoothing = smoothing
+        self.log_odds = log_odds
         self.statistics: Statistics = {}
         self._tables: dict[str, tuple[ValueLookup, np.ndarray]] = {}
 
@@ -113,7 +124,10 @@ class TargetEncoding(ops.StatOperator):
         n, s = (_without_fold(total) for total in (counts, sums))
         weight = n + self.smoothing
         smoothed = (s + self.smoothing * mean) / np.where(weight == 0, 1, weight)
-        return ValueLookup(codes.dictionary), np.where(weight == 0, mean, smoothed).astype("f4")
+        found = np.where(weight == 0, mean, smoothed)
+        if self.log_odds:
+            found = _log_odds(found) - _log_odds(mean)
+        return ValueLookup(codes.dictionary), found.astype("f4")
 
     def means(self) -> np.ndarray:
         """The target's mean over the rows outside each fold, then over all: ``(folds + 1,)``."""
@@ -147,7 +161,8 @@ class TargetEncoding(ops.StatOperator):
             keys = [(key, "ascending") for key in ("value", "fold") if key in table.column_names]
             write_parquet(folder / f"sums.{name}.parquet", table.sort_by(keys))
         columns = sorted(name for name in self.statistics if name != TOTALS)
-        return {"columns": columns, "folds": self.folds, "smoothing": self.smoothing}
+        settings = {"folds": self.folds, "smoothing": self.smoothing, "log_odds": self.log_odds}
+        return {"columns": columns, **settings}
 
     def load_state(self, folder: Path, state: dict[str, Any]) -> None:
         names = [*state["columns"], TOTALS]
@@ -157,6 +172,11 @@ class TargetEncoding(ops.StatOperator):
     def __getstate__(self):
         # Workers rebuild their tables, which are larger than what they are made of.
         return {**self.__dict__, "_tables": {}}
+
+
+def _log_odds(means: np.ndarray) -> np.ndarray:
+    kept = means.clip(LEAST, 1 - LEAST)
+    return np.log(kept / (1 - kept))
 
 
 def _without_fold(per_fold: np.ndarray) -> np.ndarray:

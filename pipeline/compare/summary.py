@@ -1,0 +1,157 @@
+"""Finished runs → mean and standard deviation over seeds, and curves."""
+
+import statistics
+from collections.abc import Iterable
+from typing import Any
+
+from core.errors import UserError
+from pipeline.compare.plan import Entry
+from pipeline.compare.settings import CompareSettings
+from pipeline.stages.evaluate import HEADLINES
+
+Result = dict[str, Any]
+Summary = dict[str, Any]
+COSTS = {
+    "parameters": "parameters",
+    "megabytes": "MB on disk",
+    "samples": "samples seen",
+    "seconds": "training s",
+    "samples_per_second": "samples/s",
+    "inference_microseconds": "inference µs",
+}
+"""Costs by their name in the JSON and in the table."""
+SMALLER = ("logloss", "normalized_entropy")
+"""Metrics of which less is better."""
+MONITORED = {"ranking": "logloss", "sessions": "ndcg@20"}
+"""The metric by which training keeps its best weights."""
+TITLES = {"ranking": "Click models compared", "sessions": "Session models compared"}
+
+
+def summarise(
+    recipe: str,
+    entries: list[Entry],
+    results: list[Result],
+    splits: tuple[str, ...],
+    settings: CompareSettings,
+) -> Summary:
+    """All figures of the finished runs.
+
+    Returns:
+        ``entries``: of each its ``model``, the ``seeds`` that are finished, and ``mean`` and
+        ``std`` (of the sample, None of one seed) of every metric by split, of every cost, and of
+        the share of the best possible; ``metrics``: those that tables show, ``headlines``: those
+        that matter most; ``split``: the one that tables are of; ``best_on_validation``: the entry
+        that validation would choose, and by which metric.
+
+    Raises:
+        UserError: a run lacks a metric that ``compare.metrics`` names.
+    """
+    by_entry = {
+        entry.name: [result for result in results if result["entry"] == entry.name]
+        for entry in entries
+    }
+    by_entry = {name: found for name, found in by_entry.items() if found}
+    split = splits[-1]
+    shown = list(settings.metrics) or _shown(recipe, results[0]["metrics"][split])
+    for result in results:
+        absent = [name for name in shown if name not in result["metrics"][split]]
+        if absent:
+            raise UserError(
+                f"{recipe}.compare.metrics: {result['entry']}, seed {result['seed']}, has "
+                f"no {', '.join(absent)}; it has {', '.join(result['metrics'][split])}"
+            )
+    costs = results[0]["cost"]
+    summary = {
+        "recipe": recipe,
+        "metrics": shown,
+        "headlines": _headlines(recipe, shown, bool(settings.metrics)),
+        "split": split,
+        "measured_on": {
+            name: costs[name] for name in ("device", "threads", "inference_batch_size")
+        },
+        "best_possible": results[0]["best_possible"][split],
+        "entries": {name: _entry(found, splits) for name, found in by_entry.items()},
+    }
+    summary["best_on_validation"] = _best_on_validation(summary)
+    return summary
+
+
+def _shown(recipe: str, metrics: dict[str, Any]) -> list[str]:
+    names = list(metrics)
+    return [name for name in names if "@" in name] if recipe == "sessions" else names
+
+
+def _headlines(recipe: str, shown: list[str], chosen: bool) -> list[str]:
+    if recipe == "ranking" or chosen:
+        return shown
+    return [name for name in HEADLINES[recipe] if name in shown] or shown[:3]
+
+
+def _entry(results: list[Result], splits: tuple[str, ...]) -> dict[str, Any]:
+    first = results[0]
+    return {
+        "model": first["model"],
+        "seeds": [result["seed"] for result in results],
+        "metrics": {
+            split: {
+                name: _over_seeds(result["metrics"][split][name] for result in results)
+                for name in first["metrics"][split]
+            }
+            for split in splits
+        },
+        "share_of_best": {
+            name: _over_seeds(result["share_of_best"][splits[-1]][name] for result in results)
+            for name in first["share_of_best"][splits[-1]]
+        },
+        "cost": {name: _over_seeds(result["cost"][name] for result in results) for name in COSTS},
+    }
+
+
+def _over_seeds(values: Iterable[float | None]) -> dict[str, float | None]:
+    """Mean and standard deviation; both None where a run has no value."""
+    found = list(values)
+    if any(value is None for value in found):
+        return {"mean": None, "std": None}
+    return {
+        "mean": statistics.fmean(found),
+        "std": statistics.stdev(found) if len(found) > 1 else None,
+    }
+
+
+def _best_on_validation(summary: Summary) -> dict[str, Any] | None:
+    metric = MONITORED[summary["recipe"]]
+    if all(
+        metric not in entry["metrics"].get("valid", {}) for entry in summary["entries"].values()
+    ):
+        metric = summary["headlines"][0]
+    means = {
+        name: entry["metrics"]["valid"][metric]["mean"]
+        for name, entry in summary["entries"].items()
+        if metric in entry["metrics"].get("valid", {})
+    }
+    means = {name: mean for name, mean in means.items() if mean is not None}
+    if not means:
+        return None
+    best = (min if metric in SMALLER else max)(means, key=means.__getitem__)
+    return {"entry": best, "metric": metric, "mean": means[best]}
+
+
+def curves(results: list[Result]) -> list[dict[str, Any]]:
+    """Means over seeds by samples seen: a row an entry and a validation that all its seeds had."""
+    rows = []
+    for entry in dict.fromkeys(result["entry"] for result in results):
+        found = [result["curve"] for result in results if result["entry"] == entry]
+        for points in zip(*found, strict=False):
+            if len({point["samples"] for point in points}) > 1:
+                break
+            names = [name for name in points[0] if name != "samples"]
+            rows.append(
+                {
+                    "entry": entry,
+                    "samples": points[0]["samples"],
+                    **{
+                        name: _over_seeds(point[name] for point in points)["mean"] for name in names
+                    },
+                }
+            )
+    return rows

@@ -1,0 +1,142 @@
+"""Stage: the chosen models on the same features and seeds → tables and plots."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from core import console
+from core.artifacts import atomic_folder, write_json
+from core.console import say
+from core.errors import UserError
+from pipeline.compare.plan import (
+    Entry,
+    chosen,
+    entries,
+    judged_splits,
+    suitable,
+    write_plan,
+)
+from pipeline.compare.run import Runs, run
+from pipeline.compare.settings import CompareSettings
+from pipeline.compare.summary import TITLES, curves, summarise
+from pipeline.compare.tables import flat, markdown, tables
+from pipeline.params import Params
+
+
+def plan(
+    recipe: str, features: str | Path, output: str | Path, params: Params | None = None
+) -> list[Entry]:
+    """Builds every model once, and writes ``output/plan/ENTRY.json``: what its runs depend on.
+
+    Raises:
+        UserError: an entry that does not fit the features, naming it.
+    """
+    params = params or Params.read()
+    settings = params.section(f"{recipe}.compare")
+    found = suitable(recipe, entries(recipe, params), Path(features), settings)
+    write_plan(found, judged_splits(Path(features), settings), Path(output) / "plan")
+    say(f"compare: {len(found)} entries → {Path(output) / 'plan'}")
+    return found
+
+
+def compare(
+    recipe: str,
+    features: str | Path,
+    output: str | Path,
+    params: Params | None = None,
+    only: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+) -> list[str]:
+    """Trains and judges what ``RECIPE.compare`` names, each entry once with each seed.
+
+    Runs that are finished are not done again, and one that was stopped goes on. Each has a folder
+    ``output/runs/ENTRY/seed-N``.
+
+    Args:
+        only: names of entries; none: all.
+        seeds: of those in ``RECIPE.compare.seeds``; none: all.
+
+    Returns:
+        What went wrong in which run, such as a training that diverged; the others were done.
+
+    Raises:
+        UserError: before anything is trained, an entry that does not fit the features.
+    """
+    params = params or Params.read()
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UserError("compare trains in one process: start it without torchrun")
+    settings: CompareSettings = params.section(f"{recipe}.compare")
+    others = [str(seed) for seed in seeds if seed not in settings.seeds]
+    if others:
+        known = ", ".join(map(str, settings.seeds))
+        raise UserError(f"compare: seed {', '.join(others)} is not in {recipe}.compare: {known}")
+    found = entries(recipe, params)
+    found = chosen(found, only) if only else found
+    found = suitable(recipe, found, Path(features), settings)
+    runs = Runs(Path(features), Path(output), judged_splits(Path(features), settings))
+    wanted = [(entry, seed) for entry in found for seed in seeds or settings.seeds]
+    left = [(entry, seed) for entry, seed in wanted if runs.result(entry, seed) is None]
+    if len(left) < len(wanted):
+        say(f"compare: {len(wanted) - len(left)} of {len(wanted)} runs are finished already")
+    faults = []
+    for number, (entry, seed) in enumerate(left, 1):
+        say(f"compare: {entry.name}, seed {seed} ({number} of {len(left)})")
+        try:
+            run(entry, seed, runs, settings)
+        except UserError as error:
+            faults.append(f"{entry.name}, seed {seed}: {error}")
+            say(f"compare: {faults[-1]}")
+    return faults
+
+
+def summary(
+    recipe: str,
+    features: str | Path,
+    output: str | Path,
+    metrics: str | Path,
+    plots: str | Path,
+    params: Params | None = None,
+) -> dict[str, Any]:
+    """Puts the finished runs together; those that are missing are named.
+
+    Args:
+        output: the folder that :func:`compare` wrote.
+        metrics: JSON file to write: what this returns.
+        plots: folder to write: ``index.html``, ``tables.md``, ``table.csv``, ``curves.json``.
+
+    Raises:
+        UserError: no run is finished.
+    """
+    from pipeline.compare.page import page
+
+    params = params or Params.read()
+    settings: CompareSettings = params.section(f"{recipe}.compare")
+    splits = judged_splits(Path(features), settings)
+    runs, found = Runs(Path(features), Path(output), splits), entries(recipe, params)
+    results, missing = [], []
+    for entry in found:
+        for seed in settings.seeds:
+            result = runs.result(entry, seed)
+            if result is not None:
+                results.append(result)
+            elif settings.entries:
+                missing.append(f"{entry.name} seed {seed}")
+    if not results:
+        raise UserError(
+            f"{output}: no run of these settings is finished there; run "
+            f"'merlin-pipeline compare {recipe}' first"
+        )
+    if missing:
+        say(f"compare: not finished, and left out: {', '.join(missing)}")
+    report = summarise(recipe, found, results, splits, settings)
+    shown = tables(report)
+    with atomic_folder(plots) as folder:
+        (folder / "index.html").write_text(page(report, shown, results), encoding="utf-8")
+        (folder / "tables.md").write_text(markdown(shown), encoding="utf-8")
+        (folder / "table.csv").write_text(flat(report), encoding="utf-8")
+        write_json(folder / "curves.json", curves(results))
+    write_json(metrics, report)
+    console.table(TITLES[recipe], shown[0].header, shown[0].rows)
+    say(f"compare: {len(results)} runs → {metrics}, {Path(plots) / 'index.html'}")
+    return report

@@ -1,0 +1,1 @@
+"""Evaluation over daily windows: train up to a day, evaluate on the next."""

@@ -1,0 +1,100 @@
+"""The days of a raw clickstream, and the features of one window."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from core.artifacts import parquet_files, read_json, write_json, write_parquet
+from core.console import say
+from core.errors import UserError
+from core.settings import merge
+from pipeline import held_out
+from pipeline.params import Params
+from pipeline.preprocess import MANIFEST, PLAN, SCHEMA, STATE, plan_of, raw_manifest
+from pipeline.sessionize import SESSION, TIME
+from pipeline.splits import DAY
+from pipeline.stages.preprocess import preprocess
+
+DONE = "view.json"
+
+
+def sessions_by_day(raw: Path) -> dict[int, int]:
+    """How many sessions start on each day (UTC) that has any; the log's first day is 0."""
+    shards = [raw / shard["file"] for shard in raw_manifest(raw)["shards"]]
+    events = pl.scan_parquet(shards).select(SESSION, day=pl.col(TIME).dt.timestamp("ms") // DAY)
+    starts = events.group_by(SESSION).agg(pl.col("day").min())
+    counted = starts.group_by("day").len().sort("day").collect(engine="streaming")
+    first = counted["day"].min()
+    return {day - first: count for day, count in counted.iter_rows()}
+
+
+def test_days(counts: dict[int, int], first: int) -> list[int]:
+    """The days from ``first`` on that can test: they have sessions, and so has a day before.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = [day for day in sorted(counts) if day >= max(first, min(counts) + 1)]
+    if not found:
+        raise UserError(
+            f"sessions.windows.first_test_day {first}: the log has sessions on day(s) "
+            f"{', '.join(map(str, sorted(counts)))} only, and a window needs a day with sessions "
+            "that tests and one before it that trains"
+        )
+    return found
+
+
+def window_params(params: Params, day: int) -> Params:
+    """The settings with the split of the window that tests ``day``."""
+    split = {"sessions": {"preprocess": {"split": {"kind": "window", "test_day": day}}}}
+    return Params(merge(params.tree, split), params.origin)
+
+
+def window_features(raw: Path, features: Path, params: Params) -> None:
+    """Makes the window's features, unless they are there already."""
+    settings = params.section("sessions.preprocess")
+    whole = (features / MANIFEST).is_file() and (features / PLAN).is_file()
+    if whole and read_json(features / PLAN) == plan_of(settings, raw_manifest(raw)):
+        say(f"windows: {features} is there already")
+        return
+    preprocess("sessions", raw, features, params)
+
+
+def newest(features: Path, since: int, view: Path) -> Path | None:
+    """A view of ``features`` that trains on the sessions that start from ``since`` on only.
+
+    Args:
+        since: milliseconds since 1970 UTC.
+
+    Returns:
+        ``view``; None where there is no such session. It has the identity of ``features``: codes
+        and split are theirs.
+    """
+    identity = {"since": since, "plan": read_json(features / PLAN)}
+    if not (view / DONE).is_file() or read_json(view / DONE) != identity:
+        shutil.rmtree(view, ignore_errors=True)
+        for folder in ("valid", STATE):
+            for file in sorted((features / folder).rglob("*")):
+                if file.is_file():
+                    target = view / file.relative_to(features)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    held_out.link(file, target)
+        for part in parquet_files(features / "train"):
+            table = pq.read_table(part)
+            start = table["start"].cast("timestamp[ms]").cast("int64")
+            table = table.filter(pc.greater_equal(start, since))
+            if table.num_rows:
+                write_parquet(view / "train" / part.name, table)
+        for name in (PLAN, MANIFEST, SCHEMA):
+            shutil.copyfile(features / name, view / name)
+        write_json(view / DONE, identity)
+    return view if any((view / "train").glob("*.parquet")) else None
+
+
+def bounds(features: Path) -> dict[str, Any]:
+    """Where the window's splits were cut, milliseconds since 1970 UTC."""
+    return read_json(features / MANIFEST)["bounds"]

@@ -1,0 +1,225 @@
+"""Daily windows: what trains comes before what tests, and what is carried from day to day."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from core.errors import UserError
+from pipeline.__main__ import main
+from pipeline.params import Params
+from pipeline.stages import windows as stage
+from pipeline.stages.train import build, load_model, read_schema
+from pipeline.windows import runs
+from pipeline.windows.carry import carry_over, moved_codes
+from pipeline.windows.days import newest, window_features, window_params
+from tests.pipeline.test_preprocess_sessions import write_raw
+from tests.training import session_reference as reference
+from training.sessions.settings import SessionEvaluationSettings
+
+DAY = 86_400_000
+FIRST = 18_000 * DAY
+SMALL = {
+    "compare": {"entries": {"popular": None, "sasrec": None}, "seeds": [1, 2]},
+    "sasrec": {"d_model": 8, "layers": 1, "heads": 1},
+    "train": {"epochs": 1, "batch_size": 16},
+}
+
+
+def make_events(seed=0):
+    """Sessions of days 0, 1 and 3, two of them on each day going on past midnight; each day brings
+    items of its own."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for day in (0, 1, 3):
+        for number in range(60):
+            at = FIRST + day * DAY + int(rng.integers(DAY - 3_600_000))
+            if number < 2:
+                at = FIRST + (day + 1) * DAY - 60_000
+            for step in range(int(rng.integers(2, 8)) + 3 * (number < 2)):
+                at += 30_000 * (step > 0)
+                item = int(rng.zipf(1.3) % 12) + 5 * ((at - FIRST) // DAY)
+                rows.append({"session_id": 1000 * day + number, "item_id": item, "timestamp": at})
+    events = pl.DataFrame(rows).with_columns(pl.col("timestamp").cast(pl.Datetime("ms", "UTC")))
+    return events.sample(fraction=1, shuffle=True, seed=seed)
+
+
+def settings(**changes):
+    return Params({"sessions": {**SMALL, **changes}})
+
+
+def run(raw, folder, params):
+    return stage.windows(raw, folder, folder / "metrics.json", folder / "plots", params)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The raw log, the folder of a run in both modes, and its report."""
+    folder = tmp_path_factory.mktemp("windows")
+    raw = write_raw(folder / "raw", make_events(), 3)
+    return raw, folder / "out", run(raw, folder / "out", settings())
+
+
+def lists_of(features, split):
+    parts = sorted((features / split).glob("*.parquet"))
+    return pl.concat(pl.read_parquet(part) for part in parts)
+
+
+def known_items(features):
+    (file,) = (features / "state").rglob("unique.item_id.parquet")
+    return set(pl.read_parquet(file)["value"])
+
+
+def test_every_day_with_sessions_tests(finished):
+    _, _, report = finished
+    assert report["days"] == {"1": 60, "3": 60}
+    assert set(report["entries"]["popular"]) == {"scratch"}
+    assert set(report["entries"]["sasrec"]) == {"scratch", "incremental"}
+
+
+def test_means_are_over_days_and_seeds(finished):
+    _, out, report = finished
+    for mode, folder in (("scratch", "scratch/runs/{}"), ("incremental", "incremental/{}")):
+        values = {}
+        for seed in (1, 2):
+            for day in (1, 3):
+                # The first window has no model to go on from.
+                place = folder if day == 3 else "scratch/runs/{}"
+                run_folder = out / f"day-{day}" / place.format("sasrec") / f"seed-{seed}"
+                found = json.loads((run_folder / "result.json").read_text())
+                found = found.get("metrics", {"test": found})["test"]
+                values[seed, day] = found["recall@20"]
+        told = report["entries"]["sasrec"][mode]
+        assert told["mean"]["recall@20"] == pytest.approx(np.mean(list(values.values())))
+        by_seed = [np.mean([values[seed, day] for day in (1, 3)]) for seed in (1, 2)]
+        assert told["std"]["recall@20"] == pytest.approx(np.std(by_seed, ddof=1))
+        day_3 = [values[seed, 3] for seed in (1, 2)]
+        assert told["by_day"]["3"]["recall@20"] == pytest.approx(np.mean(day_3))
+
+
+def test_popular_as_counted_by_hand(finished):
+    _, out, report = finished
+    for day in (1, 3):
+        features = out / f"day-{day}" / "features"
+        items = int(lists_of(features, "train")["item_id"].explode().max()) + 1
+        train = lists_of(features, "train")["item_id"].to_list()
+        counts = np.bincount([item for session in train for item in session], minlength=items)
+        tested = lists_of(features, "test")["item_id"].to_list()
+        steps = reference.outcomes(
+            lambda prefix, counts=counts: counts.astype(float),
+            tested,
+            SessionEvaluationSettings(),
+            items,
+        )
+        expected = reference.metrics(steps, (10, 20))
+        found = report["entries"]["popular"]["scratch"]["by_day"][str(day)]
+        assert {name: found[name] for name in expected} == pytest.approx(expected)
+
+
+def test_nothing_that_trains_is_from_the_future(finished):
+    raw, out, _ = finished
+    events = pl.concat(pl.read_parquet(part) for part in sorted(raw.glob("*.parquet")))
+    events = events.with_columns(pl.col("timestamp").dt.timestamp("ms"))
+    for day in (1, 3):
+        features = out / f"day-{day}" / "features"
+        bounds = json.loads((features / "manifest.json").read_text())["bounds"]
+        assert bounds["test_start"] == FIRST + day * DAY
+        before = events.filter(pl.col("timestamp") < bounds["valid_start"])
+        assert known_items(features) <= set(before["item_id"])
+        trained = lists_of(features, "train")
+        assert trained["item_id"].list.len().sum() <= len(before)
+
+
+def test_changing_the_future_changes_nothing_that_trains(tmp_path):
+    events = make_events()
+    later = pl.col("timestamp").dt.timestamp("ms") >= FIRST + DAY
+    changed = events.with_columns(pl.when(later).then(99).otherwise("item_id").alias("item_id"))
+    params = window_params(settings(), 1)
+    for name, log in (("a", events), ("b", changed)):
+        window_features(write_raw(tmp_path / f"raw-{name}", log), tmp_path / name, params)
+    for split in ("train", "valid"):
+        assert lists_of(tmp_path / "a", split).equals(lists_of(tmp_path / "b", split))
+    assert not lists_of(tmp_path / "a", "test").equals(lists_of(tmp_path / "b", "test"))
+
+
+def test_a_second_run_trains_nothing_again(finished, monkeypatch):
+    raw, out, report = finished
+
+    def refuse(*_):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(runs, "run", refuse)
+    monkeypatch.setattr(runs, "train", refuse)
+    assert run(raw, out, settings()) == report
+
+
+def test_incremental_alone_is_the_same(finished):
+    raw, out, report = finished
+    alone = run(raw, out, settings(windows={"modes": ["incremental"]}))
+    assert set(alone["entries"]["popular"]) == {"scratch"}
+    expected = report["entries"]["sasrec"]["incremental"]
+    assert alone["entries"]["sasrec"] == {"incremental": expected}
+
+
+def test_the_newest_sessions_are_those_that_did_not_train_before(finished, tmp_path):
+    _, out, _ = finished
+    before, after = (out / f"day-{day}" / "features" for day in (1, 3))
+    since = json.loads((before / "manifest.json").read_text())["bounds"]["valid_start"]
+    view = newest(after, since, tmp_path / "view")
+    shown = set(lists_of(view, "train")["session_id"])
+    old = set(lists_of(before, "train")["session_id"])
+    assert shown == set(lists_of(after, "train")["session_id"]) - old
+    assert newest(after, FIRST + 9 * DAY, tmp_path / "none") is None
+
+
+def test_rows_are_carried_over_by_their_values(finished):
+    _, out, _ = finished
+    before, after = (out / f"day-{day}" / "features" for day in (1, 3))
+    params = window_params(settings(), 3)
+    _, model_settings = Params({"sessions": {**params.tree["sessions"], "model": "sasrec"}}).model(
+        "sessions"
+    )
+    folder = out / "day-1" / "scratch" / "runs" / "sasrec" / "seed-1"
+    old, _ = load_model(folder, read_schema(before), before)
+    new = build("sessions", "sasrec", read_schema(after), model_settings, 7)
+    fresh = {name: weight.detach().clone() for name, weight in new.named_parameters()}
+    carry_over(old, new, moved_codes(before, after), "item_id")
+
+    def values(features):
+        (file,) = (features / "state").rglob("unique.item_id.parquet")
+        return pl.read_parquet(file)["value"].to_list()
+
+    earlier, later = values(before), values(after)
+    assert earlier != later[: len(earlier)] and set(later) - set(earlier)
+    moved = 0
+    given = dict(old.named_parameters())
+    for name, weight in new.named_parameters():
+        if not name.endswith("item_id.weight"):
+            assert torch.equal(weight, given[name]), name
+            continue
+        moved += 1
+        assert torch.equal(weight[:3], given[name][:3])
+        for code, value in enumerate(later, 3):
+            if value in earlier:
+                assert torch.equal(weight[code], given[name][3 + earlier.index(value)])
+            else:
+                assert torch.equal(weight[code], fresh[name][code])
+    assert moved
+
+
+def test_a_log_of_one_day_is_refused_before_anything_is_made(tmp_path, capsys):
+    events = make_events().filter(pl.col("session_id") < 1000)
+    raw = write_raw(tmp_path / "raw", events)
+    command = ["windows", "sessions", "--input", str(raw), "--output", str(tmp_path / "out")]
+    assert main([*command, "--set", "sessions.windows.first_test_day=1"]) == 1
+    message = " ".join(capsys.readouterr().err.split())
+    assert "first_test_day 1: the log has sessions on day(s) 0 only" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_leave_one_out_is_no_protocol_for_days(tmp_path):
+    params = settings(evaluate={"protocol": "leave_one_out"})
+    with pytest.raises(UserError, match="daily windows cut by day"):
+        run(write_raw(tmp_path / "raw", make_events()), tmp_path / "out", params)
