@@ -198,7 +198,9 @@ def time_bounds(settings: SplitSettings, starts: np.ndarray, settled: int = 0) -
     start, test_start = (first + opening) * DAY, (first + day) * DAY
     before = starts[(starts >= start) & (starts < test_start)]
     bounds = {"start": start, "test_start": test_start, "end": test_start + DAY}
-    return {**bounds, "valid_start": valid_bound(settings, before)}
+    # With nothing that validates, sessions train up to the day that tests.
+    valid_start = valid_bound(settings, before) if settings.valid else test_start
+    return {**bounds, "valid_start": valid_start}
 
 
 def valid_bound(settings: SplitSettings, starts: np.ndarray, settled: int = 0) -> int:

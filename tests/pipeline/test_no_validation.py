@@ -134,7 +134,7 @@ def test_features_without_validation_grow(tmp_path):
     settings = RankingPreprocessSettings(split=SplitSettings(test=0.25, valid=0), rows_per_part=300)
     preprocess_ranking(old, tmp_path / "features", settings)
     whole = grow("ranking", new, tmp_path / "features")
-    assert whole["ranges"] == {"train": [0, 900], "valid": [900, 900], "test": [900, 1200]}
+    assert whole["ranges"] == {"train": (0, 900), "valid": (900, 900), "test": (900, 1200)}
     assert [whole["splits"][name]["rows"] for name in ("train", "valid", "test")] == [900, 0, 300]
 
 

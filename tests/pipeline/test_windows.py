@@ -144,6 +144,14 @@ def test_changing_the_future_changes_nothing_that_trains(tmp_path):
     assert not lists_of(tmp_path / "a", "test").equals(lists_of(tmp_path / "b", "test"))
 
 
+def test_without_validation_all_that_comes_before_the_day_trains(tmp_path):
+    events = make_events()
+    params = window_params(settings(preprocess={"split": {"valid": 0}}), 1)
+    window_features(write_raw(tmp_path / "raw", events), tmp_path / "features", params)
+    before = events.filter(pl.col("timestamp").dt.timestamp("ms") < FIRST + DAY)
+    assert known_items(tmp_path / "features") == set(before["item_id"])
+
+
 def test_a_second_run_trains_nothing_again(finished, monkeypatch):
     raw, out, report = finished
 

@@ -70,7 +70,7 @@ def test_a_cycle_is_learned(name, masking):
             loss.backward()
             optimizer.step()
     metrics = evaluate_sessions(model, [batch_of(sessions[:50])])
-    assert metrics["recall@10"] > 0.8  # Chance is a third.
+    assert metrics["recall@10"] > 0.6  # Chance is a third.
     assert model.training
 
 

@@ -43,8 +43,7 @@ def build(
         seed: of the initial weights; None: they come from torch's generator as it stands.
 
     Raises:
-        UserError: an unknown name, columns that the model needs and the schema lacks, or several
-            members of a model of several labels.
+        UserError: an unknown name, or columns that the model needs and the schema lacks.
     """
     if name not in MODELS:
         raise UserError(f"ranking.model: {name!r} is unknown; known: {', '.join(MODELS)}")
@@ -52,14 +51,7 @@ def build(
         from training.engine import seed_all
 
         seed_all(seed)
-    make = importlib.import_module(MODELS[name].partition(":")[0]).build
-    if settings.members == 1:
-        return make(schema, settings)
-    if name in SEVERAL_LABELS:
-        raise UserError(f"model {name}: ranking.{name}.members: only models of one label have them")
-    from training.ranking.ensemble import Ensemble
-
-    return Ensemble([make(schema, settings) for _ in range(settings.members)])
+    return importlib.import_module(MODELS[name].partition(":")[0]).build(schema, settings)
 
 
 def settings_class(name: str) -> type["ClickSettings"]:

@@ -129,14 +129,12 @@ def compress(
         seed: of nmf's start.
 
     Raises:
-        UserError: the model has no MLP or several members, or as :func:`chosen_ranks`.
+        UserError: the model has no MLP, or as :func:`chosen_ranks`.
     """
     if getattr(model.settings, "low_rank", None) is None:
         raise UserError(
             f"low rank: {type(model.settings).__name__} has no MLP layers to take factors of"
         )
-    if model.settings.members > 1:
-        raise UserError("low rank: the model has several members; train one of members: 1")
     if model.settings.low_rank.asked_for:
         raise UserError("low rank: the model's layers are factors already; train a whole one first")
     compressed = copy.deepcopy(model)

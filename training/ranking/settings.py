@@ -82,10 +82,6 @@ class ClickSettings(ModelSettings):
     positive_weight: float = Field(1.0, gt=0)
     """weighted and focal: the weight of a click beside a row without one."""
 
-    members: int = Field(1, ge=1)
-    """Copies of the model that are trained side by side, each from its own initial weights; the
-    mean of their logits scores a row (deep ensembles, Lakshminarayanan et al., 2017)."""
-
     initialisation: Literal["dlrm", "normal"] = "normal"
     """dlrm: as in Facebook's code, tables uniform within ±1/√rows and layers normal with
     Xavier's variance; normal: tables with standard deviation 0.01, layers as torch starts them."""

@@ -16,8 +16,8 @@ from training.sessions.sasrec import CausalTransformer
 class CORE(NextItemModel):
     """Weights come from a causal transformer, or all events weigh the same.
 
-    So that all steps learn in one pass, the weight of an event is found from it and earlier ones,
-    where the paper's encoder also looks at later ones of the prefix.
+    So that all steps learn in one pass, the transformer is causal, and the last event of a prefix
+    gives the weights, as attention over the prefix; the paper's looks both ways.
     """
 
     settings: CORESettings

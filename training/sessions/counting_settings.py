@@ -90,7 +90,7 @@ class VSkNNSettings(PrefixSettings):
     weighting: Weighting = "linear"
     """What an event at place i of n counts in the similarity: same: 1; div: i/n; linear:
     1 - (n - i)/10; quadratic: (i/n)²; log: 1/log10(n - i + 1.7)."""
-    score_weighting: Weighting = "div"
+    score_weighting: Weighting = "quadratic"
     """What a neighbour counts by how many events ago, from 1, this session last saw an item of it:
     by the same names as in item_knn."""
     similarity: Literal["dot", "cosine"] = "cosine"

@@ -52,9 +52,9 @@ class NextItemSettings(ModelSettings):
     temperature: float = Field(1.0, gt=0)
     """Scores are divided by this. Cosines need a low one, about 0.1."""
     mixtures: int = Field(1, ge=1)
-    """Softmaxes that are mixed (Yang et al. 2018): a prefix asks with as many vectors, and an item's
-    score is the log of the sum of what each of them gives it. More than 1 is for sessions whose next
-    item has several explanations, and costs as many times the scores."""
+    """Softmaxes that are mixed (Yang et al. 2018): a prefix asks with as many vectors, and a score
+    is the log of the sum of what they give. More than 1 is for sessions whose next item has several
+    explanations; scores cost as many times more."""
     weight_tying: bool = True
     """Whether one table holds the item vectors that are read and those that are compared with."""
     embedding_std: float = Field(0.05, gt=0)
