@@ -29,7 +29,7 @@ def inference(
     """Times predictions of rows that are in memory already, after a round that is not counted.
 
     For a click model that is the logits of rows; for a session model the rank of what came next
-    after each step of whole sessions, among all items.
+    after each prefix that ``model.evaluation`` asks for, among all items.
 
     Args:
         split: folder of feature Parquet; its first rows are taken.

@@ -14,6 +14,7 @@ from pipeline.compare import cost
 from pipeline.compare.plan import Entry
 from pipeline.compare.settings import AfterSettings, CompareSettings
 from pipeline.params import Params
+from pipeline.protocols import session_evaluation
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.train import (
     MODEL_FILE,
@@ -233,7 +234,12 @@ def _costs(
     """What the run took and what its model takes."""
     schema = read_schema(runs.features)
     model, record = load_model(trained.folder, schema, runs.features)
-    engine = entry.of_seed(seed).engine(entry.recipe)
+    params = entry.of_seed(seed)
+    engine = params.engine(entry.recipe)
+    if entry.recipe == "sessions":
+        from training.sessions.evaluation import validation_settings
+
+        model.evaluation = validation_settings(session_evaluation(params, runs.features))
     split = runs.features / runs.splits[-1]
     seconds = trained.seconds
     return {
