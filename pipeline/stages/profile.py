@@ -34,6 +34,7 @@ def profile(
     from training.batches import Batches
     from training.engine import prepare
     from training.profiling import profile_training
+    from training.sessions.fitting import observe
 
     if steps < 1:
         raise UserError(f"--steps {steps}: expected at least 1")
@@ -49,6 +50,8 @@ def profile(
     batches = Batches(
         input / "train", schema, engine.batch_size, columns=columns, shuffle=True, seed=engine.seed
     )
+    if getattr(model, "observes_first", False):
+        observe(model, batches)
     engine = prepare(model, batches, None, engine)
     output.mkdir(parents=True, exist_ok=True)
     with atomic_path(output / "trace.json") as trace:

@@ -92,13 +92,16 @@ def test_later_events_never_change_earlier_terms_of_a_causal_loss(name, masking)
         assert torch.equal(other[:step], hidden[:step])
 
 
+def shares(masking, share):
+    """Settings by which that share of the earlier events is guessed besides the last one."""
+    names = ["mlm_probability", *(["plm_probability"] if masking == "plm" else [])]
+    return dict.fromkeys(names, share)
+
+
 @pytest.mark.parametrize("sequences", ["every_step", "session"])
 @pytest.mark.parametrize(("name", "masking"), MASKED)
 def test_a_hidden_event_is_guessed_without_seeing_it(name, masking, sequences):
-    shares = {"mlm_probability": 0.5}
-    if masking == "plm":
-        shares["plm_probability"] = 0.5
-    settings = {**shares, "sequences": sequences, "max_length": len(SESSION)}
+    settings = {**shares(masking, 0.5), "sequences": sequences, "max_length": len(SESSION)}
     model = small_model(name, *SIDE, masking=masking, **settings)
     hidden, targets = guessed(model, batch_of([SESSION]))
     assert len(targets) > (len(SESSION) - 1 if sequences == "every_step" else 1)
@@ -113,10 +116,9 @@ def test_a_hidden_event_is_guessed_without_seeing_it(name, masking, sequences):
 
 @pytest.mark.parametrize(("name", "masking"), MASKED)
 def test_each_step_as_a_sequence_never_sees_later_events(name, masking):
-    shares = {"mlm_probability": 0.0}
-    if masking == "plm":
-        shares["plm_probability"] = 0.0
-    model = small_model(name, *SIDE, masking=masking, max_length=len(SESSION), **shares)
+    model = small_model(
+        name, *SIDE, masking=masking, max_length=len(SESSION), **shares(masking, 0.0)
+    )
     hidden, targets = guessed(model, batch_of([SESSION]))
     assert sorted(targets.tolist()) == sorted(SESSION[1:])
     for step in range(1, len(SESSION)):
@@ -129,10 +131,9 @@ def test_each_step_as_a_sequence_never_sees_later_events(name, masking):
 @pytest.mark.parametrize(("name", "masking"), MASKED)
 def test_training_and_scoring_see_the_same(name, masking):
     """With nothing but the last event hidden, training compares what the scores come from."""
-    shares = {"mlm_probability": 0.0}
-    if masking == "plm":
-        shares["plm_probability"] = 0.0
-    model = small_model(name, *SIDE, masking=masking, max_length=len(SESSION), **shares)
+    model = small_model(
+        name, *SIDE, masking=masking, max_length=len(SESSION), **shares(masking, 0.0)
+    )
     hidden, targets = guessed(model, batch_of([SESSION]))
     order = [SESSION[1:].index(item) for item in targets.tolist()]
     with torch.no_grad():

@@ -47,9 +47,9 @@ class NextItemSettings(ModelSettings):
     popularity_debias: float = 0.0
     """Logit adjustment (Menon et al. 2021): training adds this times the log of an item's share of
     events to its score, scoring does not. Above 0 favours rare items, below 0 popular ones."""
-    similarity: Literal["dot", "cosine"] = "dot"
+    similarity: Literal["dot", "cosine"] = "cosine"
     """How a prefix and an item are compared."""
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(0.07, gt=0)
     """Scores are divided by this. Cosines need a low one, about 0.1."""
     mixtures: int = Field(1, ge=1)
     """Softmaxes that are mixed (Yang et al. 2018): a prefix asks with as many vectors, and a score
@@ -98,31 +98,32 @@ class NextItemSettings(ModelSettings):
         return self
 
 
-class SASRecSettings(NextItemSettings):
-    """A transformer whose events attend to themselves and to earlier ones."""
+class AttentionSettings(NextItemSettings):
+    """The size of a transformer."""
 
     layers: int = Field(2, ge=1)
     """Transformer layers."""
     heads: int = Field(2, ge=1)
     """Attention heads; must divide d_model."""
-    feed_forward: int = Field(4, ge=1)
-    """Width of the layers between attention, in multiples of d_model."""
-    similarity: Literal["dot", "cosine"] = "cosine"
-    """How a prefix and an item are compared."""
-    temperature: float = Field(0.07, gt=0)
-    """Scores are divided by this."""
-    norm: Literal["pre", "post"] = "pre"
-    """Where layer normalisation stands: before each block, or after adding its result."""
-    weight_std: float = Field(0.02, gt=0)
-    """Standard deviation of the network's weights at the start."""
 
     @model_validator(mode="after")
-    def _heads_fit(self) -> "SASRecSettings":
+    def _heads_fit(self) -> "AttentionSettings":
         if self.d_model % self.heads:
             raise ValueError(
                 f"d_model must be a multiple of heads ({self.d_model} and {self.heads})"
             )
         return self
+
+
+class SASRecSettings(AttentionSettings):
+    """A transformer whose events attend to themselves and to earlier ones."""
+
+    feed_forward: int = Field(4, ge=1)
+    """Width of the layers between attention, in multiples of d_model."""
+    norm: Literal["pre", "post"] = "pre"
+    """Where layer normalisation stands: before each block, or after adding its result."""
+    weight_std: float = Field(0.02, gt=0)
+    """Standard deviation of the network's weights at the start."""
 
 
 class GRU4RecSettings(NextItemSettings):
@@ -130,34 +131,14 @@ class GRU4RecSettings(NextItemSettings):
 
     layers: int = Field(1, ge=1)
     """Recurrent layers, each of width d_model."""
-    similarity: Literal["dot", "cosine"] = "cosine"
-    """How a prefix and an item are compared."""
-    temperature: float = Field(0.07, gt=0)
-    """Scores are divided by this."""
     embedding_dropout: float = Field(0.2, ge=0, lt=1)
     """Share of the input vectors' values dropped in training; ``dropout`` is that of the states."""
 
 
-class CORESettings(NextItemSettings):
+class CORESettings(AttentionSettings):
     """A session as a weighted mean of its items' vectors."""
 
     weights: Literal["attention", "mean"] = "attention"
     """attention: weights from a transformer over the events; mean: equal ones."""
-    similarity: Literal["dot", "cosine"] = "cosine"
-    """How a session and an item are compared."""
-    temperature: float = Field(0.07, gt=0)
-    """Scores are divided by this."""
-    layers: int = Field(2, ge=1)
-    """Transformer layers."""
-    heads: int = Field(2, ge=1)
-    """Attention heads; must divide d_model."""
     item_dropout: float = Field(0.2, ge=0, lt=1)
     """Share of the values of the vectors that prefixes are compared with dropped in training."""
-
-    @model_validator(mode="after")
-    def _heads_fit(self) -> "CORESettings":
-        if self.d_model % self.heads:
-            raise ValueError(
-                f"d_model must be a multiple of heads ({self.d_model} and {self.heads})"
-            )
-        return self

@@ -5,13 +5,13 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from training.sessions.neural_settings import NextItemSettings
+from training.sessions.neural_settings import AttentionSettings
 
 NAMES = {"masked": "mlm", "causal": "clm", "permutation": "plm", "replacement": "rtd"}
 """Transformers4Rec's second names of the training tasks."""
 
 
-class TransformerSettings(NextItemSettings):
+class TransformerSettings(AttentionSettings):
     """The shape of a network that Transformers4Rec carries."""
 
     maskings: ClassVar[tuple[str, ...]] = ()
@@ -21,10 +21,10 @@ class TransformerSettings(NextItemSettings):
 
     masking: str = "mlm"
     """Training task."""
-    layers: int = Field(2, ge=1)
-    """Transformer layers."""
     heads: int = Field(4, ge=1)
     """Attention heads; must divide d_model."""
+    similarity: Literal["dot", "cosine"] = "dot"
+    """How a prefix and an item are compared."""
     temperature: float = Field(0.3, gt=0)
     """Scores are divided by this before the softmax; low values make small embeddings go far, so
     that training starts faster."""
@@ -42,11 +42,9 @@ class TransformerSettings(NextItemSettings):
         return name
 
     @model_validator(mode="after")
-    def _heads_fit(self) -> "TransformerSettings":
-        if self.d_model % self.heads or self.d_model % 2:
-            raise ValueError(
-                f"d_model must be even and a multiple of heads ({self.d_model} and {self.heads})"
-            )
+    def _width_fits(self) -> "TransformerSettings":
+        if self.d_model % 2:
+            raise ValueError(f"d_model must be even, got {self.d_model}")
         return self
 
 
