@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 import core.merlin  # noqa: F401  (sets what Dask must be told before it is imported)
+from core import frames, gpu
 from core.console import progress
 from core.errors import UserError
 from core.settings import Settings
@@ -19,18 +20,27 @@ REDUCE_WIDTH = 8
 
 
 CONNECT_TIMEOUT = "30s"
+GPU_WORKER_MEMORY = 16 * 2**30
+"""Of the host, for each worker with a GPU, at least: Dask ends a worker that takes more than its
+share, and cuDF's libraries alone take gigabytes."""
 
 
 class ClusterSettings(Settings):
     """Where preprocessing runs."""
 
+    device: frames.Device | Literal["auto"] = "auto"
+    """Where the workers hold the rows: cuda: as cuDF's frames on GPUs, one worker a GPU; auto: cuda
+    where cuDF is installed and a GPU is there (of a scheduler: with every worker), else cpu. The
+    results are the same. The setting ``device`` above all blocks stands for this one too."""
     kind: Literal["threads", "processes", "cuda", "scheduler"] = "threads"
-    """threads: this process (the operators release the GIL); processes: one worker a core;
-    cuda: one worker a GPU (dask-cuda); scheduler: a running Dask scheduler at ``address``."""
+    """Of workers without GPUs: threads: in this process (the operators release the GIL); processes:
+    one worker a core. cuda: as ``device: cuda``; scheduler: those of a running Dask scheduler at
+    ``address``."""
     workers: int | None = Field(None, ge=1)
     """Threads, processes or GPUs to use; empty means all that the machine has."""
     memory_limit: str = "4GiB"
-    """Bound on the memory of all workers together; beyond it Dask spills to disk or waits."""
+    """Bound on the memory of all workers together; beyond it Dask spills to disk or waits. A worker
+    with a GPU has 16 GiB of the host's at least."""
     address: str | None = None
     """Address of the scheduler, such as tcp://host:8786, for kind: scheduler."""
 
@@ -39,6 +49,25 @@ class ClusterSettings(Settings):
         if self.kind == "scheduler" and not self.address:
             raise ValueError("kind 'scheduler' needs cluster.address, such as tcp://host:8786")
         return self
+
+    @model_validator(mode="after")
+    def _device_fits(self) -> "ClusterSettings":
+        if self.kind == "cuda" and self.device == "cpu":
+            raise ValueError("kind 'cuda' is for device 'cuda' or 'auto'")
+        return self
+
+    def on_gpus(self) -> bool:
+        """Whether this machine's GPUs are meant; of a scheduler's workers only they can tell.
+
+        Raises:
+            UserError: they are, and there are none, or no cuDF.
+        """
+        asked = "cuda" in (self.device, self.kind)
+        if self.kind == "scheduler" or self.device == "cpu":
+            return False
+        if asked and not gpu.takes_frames():
+            raise UserError(f"device: cuda was asked for, but {gpu.fault()}; set it to auto or cpu")
+        return asked or gpu.takes_frames()
 
 
 def cores() -> int:
@@ -64,14 +93,14 @@ def start(settings: ClusterSettings) -> Iterator[Any]:
                 yield client
             return
         options = {"dashboard_address": None, "silence_logs": logging.ERROR}
-        if settings.kind == "threads":
+        if settings.on_gpus():
+            cluster = _cuda_cluster(settings, options)
+        elif settings.kind == "threads":
             shape = {"n_workers": 1, "threads_per_worker": workers, "processes": False}
             cluster = LocalCluster(memory_limit=memory, **shape, **options)
-        elif settings.kind == "processes":
+        else:
             shape = {"n_workers": workers, "threads_per_worker": 1, "processes": True}
             cluster = LocalCluster(memory_limit=memory // workers, **shape, **options)
-        else:
-            cluster = _cuda_cluster(settings, options)
         with cluster, Client(cluster) as client:
             yield client
 
@@ -80,25 +109,59 @@ def _connect(address: str | None) -> Any:
     from distributed import Client
 
     try:
-        return Client(address, timeout=CONNECT_TIMEOUT)
+        client = Client(address, timeout=CONNECT_TIMEOUT)
     except OSError as error:
         raise UserError(f"cluster.address {address}: no Dask scheduler answers ({error})") from None
+    try:
+        client.wait_for_workers(1, timeout=CONNECT_TIMEOUT)
+    except TimeoutError:
+        client.close()
+        raise UserError(
+            f"cluster.address {address}: the scheduler has no workers; start some by 'dask worker "
+            f"{address} --preload core.merlin' where this project is installed"
+        ) from None
+    return client
+
+
+def device_of(client: Any, settings: ClusterSettings) -> frames.Device:
+    """Where the workers of ``client``, started by ``settings``, hold the rows.
+
+    Raises:
+        UserError: ``device`` is cuda, and a worker of the scheduler has no GPU or no cuDF.
+    """
+    if settings.kind != "scheduler":
+        return "cuda" if settings.on_gpus() else "cpu"
+    if settings.device == "cpu":
+        return "cpu"
+    found = client.run(gpu.takes_frames)
+    without = [address for address, takes in found.items() if not takes]
+    if settings.device == "cuda" and (without or not found):
+        raise UserError(
+            f"device: cuda was asked for, but of the workers at {settings.address} "
+            f"{', '.join(without) or 'none'} have no GPU with cuDF; start them by 'dask cuda "
+            "worker' where the gpu extra is installed, or set device to cpu"
+        )
+    return "cuda" if found and not without else "cpu"
 
 
 def _cuda_cluster(settings: ClusterSettings, options: dict[str, Any]) -> Any:
-    try:
-        from dask_cuda import LocalCUDACluster
-    except ImportError:
-        raise UserError(
-            "cluster.kind is 'cuda', but dask-cuda is not installed: install the 'gpu' extra on a "
-            "machine with an NVIDIA GPU, or set cluster.kind to 'threads'"
-        ) from None
+    """One worker a GPU.
+
+    Its memory is a pool that grows to nine tenths of the GPU's, so that a kernel's scratch has
+    room; cuDF moves what is not in use to the host when the pool is full.
+    """
+    from dask.utils import parse_bytes
+    from dask_cuda import LocalCUDACluster
+
+    share = parse_bytes(settings.memory_limit) // (settings.workers or gpu.visible())
     return LocalCUDACluster(
         n_workers=settings.workers,
-        memory_limit=settings.memory_limit,
-        rmm_pool_size=0.8,
-        device_memory_limit=0.7,
-        jit_unspill=True,
+        memory_limit=max(share, GPU_WORKER_MEMORY),
+        rmm_pool_size=0.5,
+        rmm_maximum_pool_size=0.9,
+        enable_cudf_spill=True,
+        jit_unspill=False,
+        pre_import=["core.merlin"],
         **options,
     )
 

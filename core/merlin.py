@@ -10,7 +10,8 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 # NVTabular builds legacy Dask graphs, and its operators expect object strings rather than Arrow's.
 # Set in the environment too, so that worker processes start with the same.
@@ -25,13 +26,68 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import dask
 
+from core import gpu
+
 dask.config.set({"dataframe.query-planning": False, "dataframe.convert-string": False})
 
 # Said at every Dataset on pandas; that is what a machine without a GPU is meant to do.
 warnings.filterwarnings("ignore", message="Initializing an NVTabular Dataset in CPU mode")
 
+
+def hide_gpu() -> None:
+    """Has Merlin take this machine for one without a GPU, before it has looked.
+
+    Merlin takes a visible GPU for a promise of cuDF; a machine that only trains may have none.
+    """
+    import merlin.core.has_gpu
+
+    merlin.core.has_gpu.HAS_GPU = False
+
+
+def adapt_cudf() -> None:
+    """Gives cuDF 24.12 what Merlin 23.8 asks of it, before Merlin does."""
+    import cudf._lib.groupby
+    import cudf.core.column
+
+    if not hasattr(cudf.core.column, "build_categorical_column"):
+        cudf.core.column.build_categorical_column = categorical_column
+    count_rows_of_strings(cudf._lib.groupby)
+
+
+def categorical_column(
+    categories: Any, codes: Any, size: int | None = None, offset: int = 0, ordered: bool = False
+) -> Any:
+    """cuDF's ``build_categorical_column``, gone from 24.12, as Merlin calls it (for the folders of
+    a partitioned data set)."""
+    import cudf
+    from cudf.core.column import CategoricalColumn, as_column
+
+    kind = cudf.CategoricalDtype(categories=as_column(categories), ordered=ordered)
+    return CategoricalColumn(
+        data=None, size=size, dtype=kind, offset=offset, children=(as_column(codes),)
+    )
+
+
+def count_rows_of_strings(groupby: ModuleType) -> None:
+    """Lets a group-by count the rows of groups of strings.
+
+    cuDF knows its aggregations by names in capitals, but holds the one that is asked for, which is
+    not, against them: ``size`` of strings is refused (and taken by all other types).
+    """
+    for names in (groupby._STRING_AGGS, groupby._CATEGORICAL_AGGS):
+        names.add("size")
+
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
+    if gpu.takes_frames():
+        try:
+            gpu.load_libraries()
+            adapt_cudf()
+        except Exception as error:  # an old driver, say: what needs no cuDF must still run
+            gpu.is_broken(error)
+    if gpu.visible() and not gpu.takes_frames():
+        hide_gpu()
     import merlin.io  # noqa: F401
     import nvtabular
     from merlin.dag import Graph

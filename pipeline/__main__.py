@@ -5,13 +5,15 @@ import errno
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from core import console
 from core.errors import UserError
+from core.settings import Settings
 from pipeline import layout
 from pipeline.arguments import Stages, add_path, add_stage, read_params
 from pipeline.compare.command import add_compare
-from pipeline.params import READ_RECIPES, RECIPES, SECTIONS, settings_class
+from pipeline.params import READ_RECIPES, RECIPES, SECTIONS
 from pipeline.windows.command import add_windows
 
 INTERRUPTED = 130
@@ -294,23 +296,25 @@ def _tools(stages: Stages) -> None:
 def _settings(options: argparse.Namespace) -> None:
     params = read_params(options)
     params.check()
+    where = "of cluster and RECIPE.train, where they do not set their own: auto, cpu or cuda"
+    console.say(f"device: {params.tree.get('device') or 'auto'}    # {where}")
     for name in SECTIONS:
         if "." not in name and name != "cluster" and name not in params.tree:
             continue
         given = params.section(name)
         console.say(f"{name}:")
-        _describe(given, settings_class(name), "  ")
+        _describe(given, given.model_dump(mode="json"), "  ")
 
 
-def _describe(given: object, kind: type, indent: str) -> None:
-    for name, field in kind.model_fields.items():  # type: ignore[attr-defined]
+def _describe(given: Settings, values: dict[str, Any], indent: str) -> None:
+    for name, field in type(given).model_fields.items():
         value = getattr(given, name)
-        if hasattr(type(value), "model_fields"):
+        if isinstance(value, Settings):
             console.say(f"{indent}{name}:")
-            _describe(value, type(value), indent + "  ")
+            _describe(value, values[name], indent + "  ")
         else:
             meaning = " ".join((field.description or "").split())
-            console.say(f"{indent}{name}: {value}    # {meaning}")
+            console.say(f"{indent}{name}: {values[name]}    # {meaning}")
 
 
 if __name__ == "__main__":

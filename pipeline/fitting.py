@@ -13,11 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from core import cluster as dask_cluster
+from core import frames, gpu
 from core.errors import UserError
 from core.merlin import Dataset, Graph, Schema, Workflow, ops
 from workflows.executor import ColumnExecutor
 
 SAMPLE_ROWS = 1000
+SMALLER_PARTS = (
+    "lower rows_per_part (of sessions: events_per_part) in the recipe's preprocess settings, or "
+    "set device to cpu"
+)
 Read = Callable[[Any, str], Any]
 
 
@@ -29,14 +34,16 @@ def fit(
     split: str,
     input_schema: Schema,
     spill_folder: str | Path | None = None,
+    device: frames.Device = "cpu",
 ) -> None:
     """Fits ``workflow`` on ``read(source, split)`` of every source; the workflow is changed.
 
     What does not fit in memory goes to ``spill_folder``, which the workers must reach too, and
     which may be removed once the workflow's state is saved. None: everything is kept in memory.
+    ``device``: where the workers hold the frames; the statistics come to the host.
 
     An operator whose statistics cannot be put together from parts (one of NVTabular's own) sends
-    the whole workflow through ``Workflow.fit``.
+    the whole workflow through ``Workflow.fit``, on the host.
     """
     workflow.fit_schema(input_schema)
     sample = None
@@ -48,7 +55,7 @@ def fit(
         for node in phase:
             if hasattr(node.op, "spill_folder"):
                 node.op.spill_folder = spill_folder and str(spill_folder)
-        statistics, sample = _reduce(client, phase, sources, read, split)
+        statistics, sample = _reduce(client, phase, sources, frames.reader(read, device), split)
         if sample is None:
             raise _nothing_left(split)
         for node, found in zip(phase, statistics, strict=True):
@@ -126,19 +133,21 @@ def part_statistics(
     source: Any, phase: list[Any], read: Read, split: str
 ) -> tuple[list[tuple[Any, Any]], Any]:
     """``(statistics, how to put them together)`` of each node from one part, and its first rows."""
-    frame = read(source, split)
-    found = [node.op.fit(node.input_columns, _inputs(node, frame)) for node in phase]
-    # Taken, not cut: a slice would keep the whole part in memory.
-    first = frame.take(range(min(len(frame), SAMPLE_ROWS))) if len(frame) else None
+    with gpu.named_shortage("fitting the workflow", SMALLER_PARTS):
+        frame = read(source, split)
+        found = [node.op.fit(node.input_columns, _inputs(node, frame)) for node in phase]
+    first = frames.head(frame, SAMPLE_ROWS) if len(frame) else None
     return [(partial.statistics, partial.combine) for partial in found], first
 
 
 def combine(parts: list[tuple[list[tuple[Any, Any]], Any]]) -> tuple[list[tuple[Any, Any]], Any]:
     """What :func:`part_statistics` gives of several parts together, node by node."""
     nodes = [found for found, _ in parts]
-    together = [
-        (how([node[number][0] for node in nodes]), how) for number, (_, how) in enumerate(nodes[0])
-    ]
+    with gpu.named_shortage("fitting the workflow", SMALLER_PARTS):
+        together = [
+            (how([node[number][0] for node in nodes]), how)
+            for number, (_, how) in enumerate(nodes[0])
+        ]
     return together, next((first for _, first in parts if first is not None), None)
 
 

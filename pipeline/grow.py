@@ -19,6 +19,7 @@ from core.artifacts import read_json, write_json
 from core.cluster import ClusterSettings
 from core.console import say
 from core.errors import UserError
+from core.frames import Device
 from core.merlin import Workflow, schema_to_json
 from core.settings import Settings
 from pipeline import fitting, held_out, preprocess
@@ -80,12 +81,14 @@ def grow(
         "grown": [*plan.get("grown", ()), digest],
     }
     preprocess.begin(staging, staged)
-    with dask_cluster.start(cluster or ClusterSettings()) as client:
+    cluster = cluster or ClusterSettings()
+    with dask_cluster.start(cluster) as client:
+        device = dask_cluster.device_of(client, cluster)
         job = recipes.prepare(client, raw, fresh, settings, staging / EVENTS, settled)
         job = _numbered_on(job, before)
-        workflow = _merged(client, job, features, staging)
+        workflow = _merged(client, job, features, staging, device)
         needed = ("valid",) if settings.split.valid else ()
-        grown = preprocess.apply(client, workflow, job, staging, needed)
+        grown = preprocess.apply(client, workflow, job, staging, needed, device)
         held_out.save(staging / HELD_OUT, recipe, fresh, job.hold_out, settled)
     shutil.rmtree(staging / EVENTS, ignore_errors=True)
     for split in job.stays:
@@ -189,7 +192,7 @@ def _numbered_on(job: Job, before: dict[str, Any]) -> Job:
     return dataclasses.replace(job, parts=parts)
 
 
-def _merged(client: Any, job: Job, features: Path, staging: Path) -> Workflow:
+def _merged(client: Any, job: Job, features: Path, staging: Path, device: Device) -> Workflow:
     """The workflow with the state of all training rows, which is kept in ``staging``."""
     schema = job.schema
     sample, trains = _sample(job)
@@ -200,7 +203,7 @@ def _merged(client: Any, job: Job, features: Path, staging: Path) -> Workflow:
         if trains:
             later = job.workflow()
             spill = staging / EVENTS / COUNTS
-            fitting.fit(client, later, sources, job.read, "train", schema, spill)
+            fitting.fit(client, later, sources, job.read, "train", schema, spill, device)
             absorb(merged, later)
         fitting.settle_schema(merged, sample, schema)
         save_state(merged, staging / STATE)

@@ -25,6 +25,9 @@ READ_RECIPES = (*RECIPES, "interactions")
 """Those that can be ingested, preprocessed, trained on and evaluated; ``interactions`` is no part
 of the DVC pipeline."""
 PARAMS_FILE = Path("params.yaml")
+DEVICE, DEVICES = "device", ("auto", "cpu", "cuda")
+"""The setting above all blocks: where rows are preprocessed and models are trained. The ``device``
+of a block, of ``cluster`` or ``RECIPE.train``, goes over it."""
 
 
 class Section(NamedTuple):
@@ -95,7 +98,14 @@ class Params:
 
     def section(self, name: str) -> Any:
         """The validated settings of one section, such as ``ranking.train``."""
-        return self._validated(name, merge(SECTIONS[name].defaults, self._given(name)), name)
+        return self._validated(name, merge(self._defaults(name), self._given(name)), name)
+
+    def _defaults(self, name: str) -> Mapping[str, Any]:
+        """What a section starts from in this run."""
+        defaults = SECTIONS[name].defaults
+        if self.tree.get(DEVICE) and (name == "cluster" or SECTIONS[name].settings == ENGINE):
+            defaults = {**defaults, DEVICE: self.tree[DEVICE]}
+        return defaults
 
     def _given(self, name: str) -> Mapping[str, Any]:
         given: Any = self.tree
@@ -131,7 +141,7 @@ class Params:
     def _engine(self, recipe: str, name: str) -> EngineSettings:
         common, settings = f"{recipe}.train", self.section(f"{recipe}.{name}")
         self.section(common)  # A fault there is named as one of that block.
-        merged = merge(SECTIONS[common].defaults, settings.engine_defaults)
+        merged = merge(self._defaults(common), settings.engine_defaults)
         merged = merge(merge(merged, self._given(common)), settings.train)
         return self._validated(common, merged, f"{recipe}.{name}.train")
 
@@ -156,10 +166,12 @@ def _check_names(tree: Mapping[str, Any], origin: str) -> None:
     """Names of sections, at every stage: a misspelt one must not be found an hour later."""
     known = {name for name in SECTIONS} | {f"{recipe}.model" for recipe in MODELS}
     for top, below in tree.items():
-        if top in known and top not in READ_RECIPES:
+        if top == DEVICE and below not in (None, *DEVICES):
+            raise UserError(f"{origin}: device: expected auto, cpu or cuda, got {below!r}")
+        if top == DEVICE or (top in known and top not in READ_RECIPES):
             continue
         if top not in READ_RECIPES:
-            _unknown(top, sorted({name.partition(".")[0] for name in known}), origin)
+            _unknown(top, sorted({DEVICE, *(name.partition(".")[0] for name in known)}), origin)
         if below is not None and not isinstance(below, Mapping):
             raise UserError(f"{origin}: {top}: expected a block of settings, got {below!r}")
         for name in below or {}:

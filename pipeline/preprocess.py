@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core import cluster as dask_cluster
+from core import frames, gpu
 from core.artifacts import (
     checked_output,
     digest,
@@ -104,16 +105,18 @@ def preprocess(
     raw, output = Path(raw), Path(output)
     manifest = raw_manifest(raw)
     begin(output, plan_of(settings, manifest))
-    with dask_cluster.start(cluster or ClusterSettings()) as client:
+    cluster = cluster or ClusterSettings()
+    with dask_cluster.start(cluster) as client:
+        device = dask_cluster.device_of(client, cluster)
         job = prepare(client, raw, manifest, settings, output / EVENTS, None)
         workflow = job.workflow()
         say(f"fitting the workflow on {len(training_sources(job))} part(s)")
         sources, spill = training_sources(job), output / EVENTS / COUNTS
-        fitting.fit(client, workflow, sources, job.read, "train", job.schema, spill)
+        fitting.fit(client, workflow, sources, job.read, "train", job.schema, spill, device)
         save_state(workflow, output / STATE)
         shutil.rmtree(spill, ignore_errors=True)
         needed = ("train", "valid") if settings.split.valid else ("train",)
-        done = apply(client, workflow, job, output, needed)
+        done = apply(client, workflow, job, output, needed, device)
         if job.hold_out is not None:
             held_out.save(output / HELD_OUT, recipe, manifest, job.hold_out)
     shutil.rmtree(output / EVENTS, ignore_errors=True)
@@ -132,14 +135,16 @@ def apply(
     job: Job,
     output: Path,
     needed: tuple[str, ...],
+    device: frames.Device = "cpu",
 ) -> dict[str, Any]:
     """Writes the features of every part; returns the manifest of what was written.
 
     Raises:
         UserError: a split that is ``needed`` is empty.
     """
+    read = frames.reader(job.read, device)
     written = dask_cluster.run(
-        client, "writing features", apply_part, job.parts, workflow, job.read, str(output)
+        client, "writing features", apply_part, job.parts, workflow, read, str(output)
     )
     remove_partials(output)  # a worker that died while it wrote was replaced by another
     return summary(job.parts, written, workflow.output_schema, job.about, needed)
@@ -228,9 +233,26 @@ def apply_part(part: Part, workflow: Workflow, read: Read, output: str) -> dict[
         coded = [column.name for column in workflow.output_schema if column.int_domain]
         rows = pq.read_metadata(path).num_rows
         return describe(pq.read_table(path, columns=coded), rows, workflow)
-    table = features_table(workflow, read(part.source, part.split))
+    with gpu.named_shortage("writing features", fitting.SMALLER_PARTS):
+        frame = read(part.source, part.split)
+        if not frames.on_host(frame) and len(frame):
+            features = typed(workflow, transform(workflow, frame))
+            frames.write_parquet(path, features, ROW_GROUP)
+            return describe(features, len(features), workflow)
+    table = features_table(workflow, frame)
     write_parquet(path, table, row_group_size=ROW_GROUP, **encodings(table))
     return describe(table, table.num_rows, workflow)
+
+
+def typed(workflow: Workflow, features: Any) -> Any:
+    """The features of a GPU's frame, with the types of the workflow's schema, there."""
+    columns = {}
+    for column in workflow.output_schema:
+        found, kind = features[column.name], column.dtype.name
+        # Codes and floats are made as the schema has them; ids and times pass as they were read.
+        plain = not column.is_list and found.dtype.kind in "iuf"
+        columns[column.name] = found.astype(kind) if plain else found
+    return frames.frame_of(features, columns)
 
 
 def features_table(workflow: Workflow, frame: pd.DataFrame) -> pa.Table:
@@ -265,20 +287,27 @@ def _list_array(lists: Any, element: pa.DataType) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat).cast(element))
 
 
-def describe(table: pa.Table, rows: int, workflow: Workflow) -> dict[str, Any]:
+def describe(table: Any, rows: int, workflow: Workflow) -> dict[str, Any]:
     """Rows, coded values and unknown values of one part."""
     described: dict[str, Any] = {"rows": rows, "oov": {}, "values": {}}
     unknown = unknown_codes(workflow)
     for column in workflow.output_schema:
         if not column.int_domain:
             continue
-        values = table[column.name].combine_chunks()
-        codes = (values.flatten() if column.is_list else values).to_numpy()
+        codes = _codes(table[column.name], column.is_list)
         first, last = unknown.get(column.name, (OOV, OOV))
         found = codes == first if first == last else (codes >= first) & (codes <= last)
         described["oov"][column.name] = int(np.count_nonzero(found))
         described["values"][column.name] = len(codes)
     return described
+
+
+def _codes(values: Any, listed: bool) -> frames.Array:
+    """All codes of a column of an Arrow table, or of a GPU's frame."""
+    if isinstance(values, pa.ChunkedArray):
+        whole = values.combine_chunks()
+        return (whole.flatten() if listed else whole).to_numpy()
+    return frames.leaves(values) if listed else values.values
 
 
 def unknown_codes(workflow: Workflow) -> dict[str, tuple[int, int]]:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
+from core import frames
 from core.cluster import ClusterSettings
 from core.merlin import Workflow
 from core.settings import Settings
@@ -173,21 +174,41 @@ def hold_out(log: RowLog, ranges: dict[str, tuple[int, int]], folder: Path) -> d
     return {"units": log.units, "settled": settled, "first_row": first_row, "shards": kept}
 
 
-def read_rows(source: tuple[str, int, int], split: str) -> pd.DataFrame:
-    """Rows ``start`` to ``stop`` of one raw file; only the row groups that hold them are read."""
-    path, start, stop = source
-    names = list(ranking.RAW_TYPES)
-    file = pq.ParquetFile(path)
-    groups, offset, at = [], None, 0
-    for group in range(file.num_row_groups):
-        rows = file.metadata.row_group(group).num_rows
+class RowReader:
+    """Reads rows of one raw file: ``source`` is its path, the first row and the one after the last.
+
+    Only the row groups that hold them are read, by the GPU where the rows are to lie there.
+    """
+
+    def __call__(self, source: tuple[str, int, int], split: str) -> pd.DataFrame:
+        path, start, stop = source
+        with pq.ParquetFile(path) as file:
+            groups, first = row_groups(file.metadata, start, stop)
+            names = list(ranking.RAW_TYPES)
+            table = file.read_row_groups(groups, columns=names, use_threads=False)
+        frame = ranking_frame(table.slice(start - first, stop - start))
+        return ranking.for_split(frame, split)
+
+    def on_device(self, source: tuple[str, int, int], split: str) -> Any:
+        path, start, stop = source
+        groups, first = row_groups(pq.read_metadata(path), start, stop)
+        frame = frames.read_parquet(path, list(ranking.RAW_TYPES), groups)
+        return ranking.for_split(frame.iloc[start - first : stop - first], split)
+
+
+read_rows = RowReader()
+
+
+def row_groups(footer: pq.FileMetaData, start: int, stop: int) -> tuple[list[int], int]:
+    """The row groups of a file that hold rows ``start`` to ``stop``, and their first row."""
+    groups, first, at = [], 0, 0
+    for group in range(footer.num_row_groups):
+        rows = footer.row_group(group).num_rows
         if at < stop and at + rows > start:
+            first = first if groups else at
             groups.append(group)
-            offset = at if offset is None else offset
         at += rows
-    table = file.read_row_groups(groups, columns=names, use_threads=False)
-    frame = ranking_frame(table.slice(start - (offset or 0), stop - start))
-    return ranking.for_split(frame, split)
+    return groups, first
 
 
 def ranking_frame(table: pa.Table) -> pd.DataFrame:

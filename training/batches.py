@@ -23,6 +23,8 @@ from core.artifacts import parquet_files
 from core.compiled import compiled
 from core.errors import UserError
 from core.merlin import Schema, Tags, read_ahead_queue, torch_loader
+from training import device_table
+from training.device_table import DeviceTable
 
 CHUNK_ROWS = 262_144
 """Rows that are read, shuffled and held together; up to three chunks are in memory at a time."""
@@ -114,6 +116,7 @@ class Batches:
         self.chunk_rows = chunk_rows
         self.epoch = 0
         self.batch = 0
+        self.device = torch.device("cpu")
         if batch_size < 1 or batch_size % world_size:
             raise UserError(
                 f"batch_size {batch_size}: expected a positive multiple of the number of "
@@ -136,6 +139,14 @@ class Batches:
                 raise UserError(f"{file}: no column {', '.join(missing)}; run preprocess again")
             _check_types(file, footer, self.schema)
             _check_domains(file, footer, self.schema)
+
+    def hand_out_on(self, device: torch.device) -> None:
+        """Batches lie on ``device`` from here on.
+
+        A GPU reads and shuffles the rows itself where cuDF is installed; else they are read on the
+        host and copied a chunk at a time, from pinned memory, while earlier batches are in use.
+        """
+        self.device = device
 
     def __len__(self) -> int:
         """Batches in an epoch, the same on every rank."""
@@ -184,6 +195,7 @@ class _Order:
         self.schema = batches.schema
         self.batch_size = batches.batch_size
         self.epoch = epoch
+        self.on_device = device_table.fits(batches.device, batches.world_size)
         self.first_row = first_batch * batches.batch_size
         self.end_row = min(batches.rows, len(batches) * batches.batch_size)
 
@@ -194,9 +206,9 @@ class _Order:
         """Called by the Loader, whose own way to choose partitions and epochs is not used."""
         return self
 
-    def __iter__(self) -> Iterator[pa.Table]:
+    def __iter__(self) -> Iterator[pa.Table | DeviceTable]:
         """Tables of whole batches (the last may be short), this epoch's rows in their order."""
-        spill: pa.Table | None = None
+        spill: pa.Table | DeviceTable | None = None
         start = 0
         for number, chunk in enumerate(self._chunks()):
             rows = sum(group.rows for group in chunk)
@@ -205,20 +217,25 @@ class _Order:
             start += rows
             if low >= rows or high <= 0:
                 continue
-            table = _read(chunk, self.schema)
+            table = self._table(chunk)
             if self.batches.shuffle:
                 order = self._generator(1 + number).permutation(rows)[low:high]
                 table = _shuffled(table, order)
             else:
                 table = table.slice(low, high - low)
             if spill is not None:
-                table = pa.concat_tables([spill, table]).combine_chunks()
+                table = _joined(spill, table)
             whole = table.num_rows - table.num_rows % self.batch_size
             spill = table.slice(whole)
             if whole:
                 yield table.slice(0, whole)
         if spill is not None and spill.num_rows:
             yield spill
+
+    def _table(self, chunk: list[RowGroup]) -> pa.Table | DeviceTable:
+        if self.on_device:
+            return device_table.read(_by_file(chunk), self.schema)
+        return _read(chunk, self.schema)
 
     def _chunks(self) -> list[list[RowGroup]]:
         """The row groups in this epoch's order, joined until a chunk has its rows."""
@@ -254,7 +271,9 @@ class _ArrowLoader(torch_loader().Loader):
             self._queue = _ReadAhead(self, qsize=1, put_wait=PUT_WAIT_SECONDS)
         return self._queue
 
-    def make_tensors(self, gdf: pa.Table, use_row_lengths: bool = False) -> Iterator[Batch]:
+    def make_tensors(
+        self, gdf: pa.Table | DeviceTable, use_row_lengths: bool = False
+    ) -> Iterator[Batch]:
         """A table of whole batches → this rank's slice of each, as views of one tensor a column."""
         rank, world_size = self._order.batches.rank, self._order.batches.world_size
         cuts = [
@@ -267,6 +286,8 @@ class _ArrowLoader(torch_loader().Loader):
         slices: dict[str, Sequence[torch.Tensor]] = {}
         for name in gdf.column_names:
             column = _tensors(gdf.column(name))
+            if not self._order.on_device:
+                column = _moved(column, self._order.batches.device)
             if isinstance(column, tuple):
                 values, offsets = column
                 ends = offsets[cuts]
@@ -369,13 +390,17 @@ def _check_domains(file: Path, footer: pq.FileMetaData, schema: Schema) -> None:
                 )
 
 
-def _read(groups: Sequence[RowGroup], schema: Schema) -> pa.Table:
-    """Row groups as one table, columns in the schema's order."""
+def _by_file(groups: Sequence[RowGroup]) -> dict[Path, list[int]]:
     by_file: dict[Path, list[int]] = {}
     for group in groups:
         by_file.setdefault(group.file, []).append(group.index)
+    return by_file
+
+
+def _read(groups: Sequence[RowGroup], schema: Schema) -> pa.Table:
+    """Row groups as one table, columns in the schema's order."""
     tables = []
-    for file, indices in by_file.items():
+    for file, indices in _by_file(groups).items():
         with pq.ParquetFile(file, memory_map=True) as parquet:
             table = parquet.read_row_groups(
                 indices, columns=schema.column_names, use_threads=False
@@ -396,8 +421,17 @@ def _times_as_numbers(table: pa.Table) -> pa.Table:
     return table
 
 
-def _shuffled(table: pa.Table, order: np.ndarray) -> pa.Table:
+def _joined(first: pa.Table | DeviceTable, second: pa.Table | DeviceTable) -> Any:
+    """The rows of both tables."""
+    if isinstance(first, DeviceTable):
+        return first.followed_by(second)
+    return pa.concat_tables([first, second]).combine_chunks()
+
+
+def _shuffled(table: pa.Table | DeviceTable, order: np.ndarray) -> pa.Table | DeviceTable:
     """``table``'s rows ``order``, each at most once."""
+    if isinstance(table, DeviceTable):
+        return table.taken(order)
     place = np.full(table.num_rows, -1, np.int32)
     place[order] = np.arange(len(order), dtype=np.int32)
     columns = []
@@ -428,8 +462,22 @@ def _contiguous(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
-def _tensors(column: pa.ChunkedArray) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+def _moved(column: device_table.Column, device: torch.device) -> device_table.Column:
+    """A column's tensors on ``device``; the copy goes on while later work is prepared."""
+    if device.type == "cpu":
+        return column
+    if isinstance(column, tuple):
+        values, offsets = column
+        # Batches are cut at numbers that stand in the offsets: they stay within the host's reach.
+        return _moved(values, device), offsets
+    with torch.cuda.device(device):  # pinned for this GPU, in this thread too
+        return column.pin_memory().to(device, non_blocking=True)
+
+
+def _tensors(column: pa.ChunkedArray | device_table.Column) -> device_table.Column:
     """A column → its tensor ``(rows,)``, or ``(values, offsets)`` for a list column."""
+    if isinstance(column, torch.Tensor | tuple):
+        return column  # of a GPU's table
     array = _contiguous(column)
     if not pa.types.is_nested(array.type):
         return _tensor(array)

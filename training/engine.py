@@ -99,6 +99,9 @@ def prepare(
     # Dropout and masking of each process have a stream of their own.
     seed_all(ranks.own_seed(settings.seed))
     model.to(settings.device)
+    for split in (train, valid):
+        if isinstance(split, Batches):
+            split.hand_out_on(ranks.local_device(settings.device))
     if settings.compile:
         ragged = any(column.is_list for column in train.schema)
         hardware.compile_dense_layers(model, torch.device(settings.device), ragged)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, model_validator
 
+from core import frames
 from core.merlin import Tags, Workflow, ops
 from workflows.columns import Kind, VocabularySettings, category_codes, check_kind
 from workflows.ops import (
@@ -92,7 +93,9 @@ class AtLeast(ops.Operator):
         self.least = least
 
     def transform(self, col_selector, df):
-        return (df[col_selector.names] >= self.least).astype(np.float32)
+        ratings = {name: frames.numbers(df[name], np.float32) for name in col_selector.names}
+        reached = {name: (found >= self.least).astype("f4") for name, found in ratings.items()}
+        return frames.frame_of(df, reached)
 
     @property
     def output_dtype(self):

@@ -22,7 +22,14 @@ from workflows.columns import (
     per_column,
     scaled,
 )
-from workflows.ops import AsFloat, Categorify, CountEncoding, LogSquared, TargetEncoding
+from workflows.ops import (
+    AsFloat,
+    Categorify,
+    CountEncoding,
+    JointValues,
+    LogSquared,
+    TargetEncoding,
+)
 
 LABEL = "label"
 DENSE = [f"I{i}" for i in range(1, 14)]
@@ -57,6 +64,12 @@ class RankingWorkflowSettings(VocabularySettings):
     target_encoding: tuple[str, ...] = ()
     """Categorical columns that also become the label's smoothed mean over the training rows with
     the same value, ``TE_NAME_label``: for training rows out of fold."""
+    target_crosses: tuple[tuple[str, ...], ...] = ()
+    """Groups of columns whose values together are encoded in the same way,
+    ``TE_A_X_B_label``; a dense column counts by its level, as in ``dense_levels``."""
+    target_counts: bool = False
+    """Adds to each of these encodings, as ``TE_NAME_label_count``, how many rows the mean was taken
+    over: standardised log(1 + rows)."""
     target_folds: int = Field(5, ge=2, le=127)
     """Folds of the target encoding."""
     target_smoothing: float = Field(20.0, ge=0)
@@ -77,6 +90,7 @@ class RankingWorkflowSettings(VocabularySettings):
                 check_kind(KINDS, name, setting, "categorical")
             if len(set(names)) < len(names):
                 raise ValueError(f"{setting}: {list(names)} names a column twice")
+        check_crosses(self.target_crosses)
         for group in self.shared_vocabularies:
             for option in CATEGORICAL_OPTIONS:
                 found = per_column(self, option, group, getattr(self, option))
@@ -92,6 +106,20 @@ class RankingWorkflowSettings(VocabularySettings):
             if how.clip_max is not None and how.clip_max <= lowest:
                 raise ValueError(f"columns.{name}: clip_max is not above {how.clip_min}")
         return self
+
+
+def check_crosses(groups: tuple[tuple[str, ...], ...]) -> None:
+    """Raises ValueError where ``target_crosses`` names what cannot be crossed."""
+    seen = set()
+    for group in groups:
+        unknown = [name for name in group if name not in KINDS]
+        if unknown:
+            raise ValueError(f"target_crosses: {unknown[0]} is none of I1 to I13, C1 to C26")
+        if len(group) < 2 or len(set(group)) < len(group):
+            raise ValueError(f"target_crosses: {list(group)} needs two columns or more, each once")
+        if frozenset(group) in seen:
+            raise ValueError(f"target_crosses: {list(group)} is there twice")
+        seen.add(frozenset(group))
 
 
 def dense_settings(settings: RankingWorkflowSettings, name: str) -> ColumnSettings:
@@ -145,9 +173,12 @@ def _dense(settings: RankingWorkflowSettings) -> tuple[list[Any], list[Any]]:
 def _statistics(settings: RankingWorkflowSettings) -> list[Any]:
     """Branches of what is known of a value from training: the label's mean, the count."""
     branches = []
-    if settings.target_encoding:
+    if settings.target_encoding or settings.target_crosses:
         how = settings.target_folds, settings.target_smoothing, settings.target_scale == "log_odds"
-        operator = TargetEncoding(settings.target_encoding, LABEL, TRAINING, *how)
+        joint = JointValues(settings.target_crosses, counts=tuple(DENSE))
+        operator = TargetEncoding(
+            settings.target_encoding, LABEL, TRAINING, *how, joint, settings.target_counts
+        )
         branches.append([*DENSE, *CATEGORICAL, TRAINING, LABEL] >> operator)
     if settings.counts:
         branches.append(list(settings.counts) >> CountEncoding())

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from core import gpu
 from core.artifacts import read_json, write_json
 from core.console import say
 from core.errors import UserError
@@ -44,12 +45,18 @@ def evaluate(
             "run 'merlin-pipeline preprocess' again, or evaluate another split"
         )
     trained, record = load_model(model, schema, features)
+    # Tables out of core may be larger than a GPU, and what counts does so on the host.
+    if not record["train"]["tables_out_of_core"] and getattr(trained, "learns_by_gradient", True):
+        from training import hardware
+
+        trained.to(hardware.resolve(params.engine(recipe)).device)
     judge = {
         "ranking": evaluate_ranking,
         "sessions": evaluate_sessions,
         "interactions": evaluate_interactions,
     }[recipe]
-    found, points = judge(trained, schema, features, split, params)
+    with gpu.named_shortage("evaluating", f"lower {recipe}.train.valid_batch_size"):
+        found, points = judge(trained, schema, features, split, params)
     manifest = read_json(features / "manifest.json")
     found["rows"] = manifest["splits"][split][manifest["unit"]]
     found["model"] = {"name": record["model"], "parameters": record["parameters"]}
@@ -81,13 +88,16 @@ def evaluate_ranking(
 
     from core.console import progress
     from training.batches import Batches
+    from training.hardware import to_device
     from training.metrics import binary
 
+    device = next(model.parameters()).device
     size = params.engine("ranking").valid_batch_size
     batches = Batches(features / split, schema, size, shuffle=False)
     pooled = model.metrics()
     with torch.inference_mode(), progress("evaluating", batches.rows, "rows") as advance:
         for batch in batches:
+            batch = to_device(batch, device)
             pooled.update(model.predict(batch), batch)
             advance(len(batch[1]))
     labels, probabilities = pooled.pooled()

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from core import gpu
 from core.artifacts import digest, read_json, write_json
 from core.console import say
 from core.errors import UserError
@@ -73,7 +74,10 @@ def _train(
     say(f"training {name}: {training.rows:,} rows, {parameters:,} parameters")
     learn = fit_session_model if recipe == "sessions" else fit
     identity = features_identity(input)
-    with tables_in(scratch):
+    smaller = f"lower {recipe}.train.batch_size (now {engine.batch_size}) or valid_batch_size"
+    if recipe == "ranking":
+        smaller += ", or set ranking.train.tables_out_of_core to true"
+    with tables_in(scratch), gpu.named_shortage("training", smaller):
         result = learn(model, training, valid, engine, output, identity=identity)
     best = f", best at step {result.best_step:,}: {_metrics(result.metrics)}" if valid else ""
     say(

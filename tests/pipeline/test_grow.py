@@ -138,6 +138,7 @@ EVERYTHING = RankingWorkflowSettings(
     hashing={"C4": 100},
     crosses=({"columns": ("C5", "C6"), "buckets": 500},),
     target_encoding=("C8", "C9"),
+    target_crosses=(("C8", "I4"),),
     counts=("C8",),
 )
 
@@ -153,7 +154,9 @@ def test_every_operator_that_can_grow(days, tmp_path):
         found, expected = (
             compare.decoded(tmp_path / name, split, groups)[first:] for name in ("features", "all")
         )
-        assert {"I4_bucket", "C5_X_C6", "TE_C8_label", "C8_count"} <= set(found.columns)
+        assert {"I4_bucket", "C5_X_C6", "TE_C8_label", "TE_C8_X_I4_label", "C8_count"} <= set(
+            found.columns
+        )
         compare.assert_same_rows(found, expected)
 
 

@@ -116,3 +116,12 @@ def test_dvc_stages_name_settings_and_code_that_exist():
         for dep in stage["deps"]:
             made = dep.startswith(("data/", "${"))
             assert made or Path(ROOT / dep).exists(), f"{name}: {dep}"
+
+
+def test_one_setting_says_where_everything_runs():
+    params = Params.read([], ["device=cpu", "sessions.train.device=cuda"])
+    assert params.section("cluster").device == params.engine("ranking").device == "cpu"
+    assert params.engine("sessions").device == "cuda"
+    assert Params.read([]).section("cluster").device == "auto"
+    with pytest.raises(UserError, match="device: expected auto, cpu or cuda, got 'gpu'"):
+        Params.read([], ["device=gpu"])

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from distributed import LocalCluster
 
 from core.cluster import ClusterSettings
 from core.errors import UserError
@@ -116,3 +117,16 @@ def test_no_scheduler_there_is_said_plainly(tmp_path, monkeypatch):
         core.cluster.start(settings),
     ):
         pass
+
+
+def test_a_scheduler_without_workers_is_said_plainly(monkeypatch):
+    import core.cluster
+
+    monkeypatch.setattr(core.cluster, "CONNECT_TIMEOUT", "1s")
+    with LocalCluster(n_workers=0, processes=False, dashboard_address=None) as empty:
+        settings = ClusterSettings(kind="scheduler", address=empty.scheduler_address)
+        with (
+            pytest.raises(UserError, match=r"the scheduler has no workers.*dask worker inproc"),
+            core.cluster.start(settings),
+        ):
+            pass

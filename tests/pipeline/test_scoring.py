@@ -22,6 +22,7 @@ ranking:
       num_buckets: 2
       columns: {I3: {missing: median, scale: none}, C5: {freq_threshold: 4}}
       target_encoding: [C1, C2]
+      target_crosses: [[C1, I2]]
       target_smoothing: 5.0
       counts: [C2]
   train: {epochs: 1, batch_size: 128}
@@ -65,11 +66,21 @@ def test_target_encodings_are_log_odds_of_the_training_rows(road):
         return np.log(p / (1 - p)) - np.log(mean / (1 - mean))
 
     found = compare.read(folder / "data/ranking/features", "test")
-    for name in ("C1", "C2"):
-        at = 1 + len(DENSE) + CATEGORICAL.index(name)
+
+    def level(text):
+        number = int(text or -1)
+        return int(np.log(number) ** 2) + 2 if number > 2 else number
+
+    first = 1 + len(DENSE)
+    keys = {
+        "C1": lambda row: row[first],
+        "C2": lambda row: row[first + 1],
+        "C1_X_I2": lambda row: (row[first], level(row[2])),
+    }
+    for name, key in keys.items():
         expected = []
         for row in cells[VALID:]:
-            same = [label for label, other in training if other[at] == row[at]]
+            same = [label for label, other in training if key(other) == key(row)]
             expected.append(log_odds((sum(same) + SMOOTHING * mean) / (len(same) + SMOOTHING)))
         np.testing.assert_allclose(found[f"TE_{name}_label"], expected, atol=1e-6)
 

@@ -172,19 +172,6 @@ def transform(operator, frame):
     return operator.transform(ops.ColumnSelector(["x"]), frame)["x"].tolist()
 
 
-def test_the_device_path_gives_the_same_codes():
-    values = ["a", "b", "b", None, "new", "a", "newer"]
-    workflow = fitted(["b", "b", "a"], [], num_buckets=3)
-    frame = frame_of(values)
-    operator = workflow.output_node.op
-    found = operator.transform_on_device(["x"], frame)
-    assert found["x"].tolist() == transform(operator, frame)
-    frame = frame_of([4, 4, None, 2**40, 5, 7])
-    operator = fitted([4, 2**40, 4], [], num_buckets=3).output_node.op
-    found = operator.transform_on_device(["x"], frame)
-    assert found["x"].tolist() == transform(operator, frame)
-
-
 def test_arrow_columns_are_taken_as_they_are():
     workflow = fitted(NUMBERS, [2])
     column = pd.Series(pd.arrays.ArrowExtensionArray(pa.array([None, *NUMBERS])[1:]))

@@ -19,6 +19,7 @@ from workflows.ops import (
     FillMedian,
     HashBucket,
     HashedCross,
+    JointValues,
     LogSquared,
     NormalizeMinMax,
     RowFold,
@@ -96,6 +97,53 @@ def test_target_encoding_follows_the_definition_however_partitioned(found, cuts,
     for column in ("a", "b"):
         expected = reference_encoding(frame, column, folds)
         np.testing.assert_allclose(encoded[f"TE_{column}_label"], expected, atol=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(found=rows, cuts=st.lists(st.integers(0, 40), max_size=4))
+def test_the_encoding_of_columns_together_is_that_of_their_pairs(found, cuts):
+    frame = frame_of(found)
+    joint = JointValues((("a", "b"), ("b", "a")))
+    encoder = TargetEncoding((), "label", "training", FOLDS, SMOOTHING, joint=joint)
+    encoded = fit(["a", "b", "id", "training", "label"] >> encoder, frame, cuts).transform(frame)
+    pairs = [f"{a} {b}" for a, b in zip(frame["a"], frame["b"], strict=True)]
+    expected = reference_encoding(frame.assign(pair=pairs), "pair", folds_of(frame))
+    hashed = joint.frame(frame)
+    for column in ("a_X_b", "b_X_a"):
+        assert hashed[column].nunique() == len(set(pairs))
+        np.testing.assert_allclose(encoded[f"TE_{column}_label"], expected, atol=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(found=rows, cuts=st.lists(st.integers(0, 40), max_size=4))
+def test_the_counts_beside_an_encoding_are_of_the_rows_it_was_taken_over(found, cuts):
+    frame = frame_of(found)
+    encoder = TargetEncoding(("a",), "label", "training", FOLDS, SMOOTHING, counts=True)
+    encoded = fit(["a", "b", "id", "training", "label"] >> encoder, frame, cuts).transform(frame)
+    values, folds = [str(a) for a in frame["a"]], folds_of(frame)
+    others = [
+        [i for i, f in enumerate(folds) if f >= 0 and (fold < 0 or f != fold)] for fold in folds
+    ]
+    logs = np.array(
+        [
+            np.log1p(sum(values[i] == value for i in rest))
+            for value, rest in zip(values, others, strict=True)
+        ]
+    )
+    training = logs[np.array(folds) >= 0]
+    mean, deviation = (training.mean(), training.std()) if len(training) else (0, 1)
+    deviation = deviation if deviation > 1e-9 else 1
+    np.testing.assert_allclose(
+        encoded["TE_a_label_count"], (logs - mean) / deviation, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_counts_take_part_in_a_joint_value_by_their_level():
+    frame = pd.DataFrame({"n": [2.0, 950, 1000, 1020, 1021, np.nan], "c": [1.0] * 6})
+    found = JointValues((("n", "c"),), counts=("n",)).frame(frame)["n_X_c"]
+    assert found[1] == found[2] == found[3]
+    assert found.nunique() == 4
+    assert JointValues((("n", "c"),)).frame(frame)["n_X_c"].nunique() == 6
 
 
 @settings(max_examples=20, deadline=None)

@@ -7,6 +7,7 @@ from workflows.ops.count_encoding import CountEncoding
 from workflows.ops.fill_median import FillMedian
 from workflows.ops.hash_bucket import HashBucket
 from workflows.ops.hashed_cross import HashedCross
+from workflows.ops.joint_value import JointValues
 from workflows.ops.log_squared import LogSquared
 from workflows.ops.min_max import NormalizeMinMax
 from workflows.ops.normalize import Normalize
@@ -24,6 +25,7 @@ __all__ = [
     "FillMedian",
     "HashBucket",
     "HashedCross",
+    "JointValues",
     "LogSquared",
     "Normalize",
     "NormalizeMinMax",

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from core import frames
 from core.merlin import ops
 
 
@@ -9,7 +10,10 @@ class AsFloat(ops.Operator):
     """Casts to float32; unlike a LambdaOp it is carried to a worker by its name."""
 
     def transform(self, col_selector, df):
-        return df[col_selector.names].astype(np.float32)
+        names = col_selector.names
+        if frames.on_host(df):
+            return df[names].astype(np.float32)
+        return frames.frame_of(df, {name: frames.numbers(df[name], np.float32) for name in names})
 
     @property
     def output_dtype(self):

@@ -1,5 +1,8 @@
 """NVTabular's Bucketize that knows missing values and states its domain."""
 
+import numpy as np
+
+from core import frames
 from core.merlin import ops
 from workflows.ops.codes import FIRST_BUCKET, NULL, with_codes
 
@@ -20,13 +23,15 @@ class Bucketize(ops.Bucketize):
         super().__init__(boundaries.__getitem__)
 
     def transform(self, col_selector, df):
-        out = type(df)()
+        columns = {}
         for name in col_selector.names:
-            values = df[name]
-            passed = [(values >= edge).astype(self.output_dtype) for edge in self.boundaries(name)]
-            codes = sum(passed, start=self.output_dtype(FIRST_BUCKET))
-            out[name] = codes.where(values.notna(), NULL).astype(self.output_dtype)
-        return out
+            values = frames.numbers(df[name])
+            codes = np.full_like(values, FIRST_BUCKET, dtype=self.output_dtype)
+            for edge in self.boundaries(name):
+                codes += values >= edge
+            codes[np.isnan(values)] = NULL
+            columns[name] = codes
+        return frames.frame_of(df, columns)
 
     def _compute_properties(self, col_schema, input_schema):
         boundaries = self.boundaries(col_schema.name)

@@ -13,12 +13,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from core import frames
 from core.artifacts import write_parquet
+from core.hashing import mix
 from core.merlin import ops
 from workflows.ops import hash_counts, spill
 from workflows.ops.hash_index import ALL_VALID, HashIndex
-from workflows.ops.reduction import tree_reduce
+from workflows.ops.lookup import ABSENT, ValueLookup
+from workflows.ops.reduction import lies_on_a_gpu, tree_reduce
 from workflows.ops.spill import Counts, CountsFile, Tally, one_array
+from workflows.ops.values import as_values, counted_on_device
 
 PADDING, NULL, OOV = 0, 1, 2
 FIRST_VALUE = 3
@@ -45,7 +49,7 @@ class Categorify(ops.Categorify):
     - A partition that is empty or whose column is all null is taken as it is.
     - Out-of-vocabulary buckets come from a hash that is the same on CPU, GPU and every machine.
     - pandas frames go through hash tables of our own rather than merges; columns of Arrow's types
-      are taken without a copy. cuDF frames are counted and merged on the device.
+      are taken without a copy. cuDF frames are counted and looked up by sorting on the GPU.
     - The state is kept as all counts and the vocabulary, in Parquet, so that it can be extended.
 
     Args:
@@ -111,7 +115,8 @@ class Categorify(ops.Categorify):
     # fit
 
     def fit(self, col_selector, ddf):
-        combine = functools.partial(merge_counts, folder=self.spill_folder)
+        gpu = lies_on_a_gpu(ddf)
+        combine = functools.partial(merge_counts, folder=self.spill_folder, on_device=gpu)
         return tree_reduce(ddf[col_selector.names], count_values, combine)
 
     def settle(self, stats: dict[str, Tally], run: Run) -> dict[str, Tally | CountsFile]:
@@ -187,9 +192,9 @@ class Categorify(ops.Categorify):
     # transform
 
     def transform(self, col_selector, df):
-        if not isinstance(df, pd.DataFrame):
-            return self.transform_on_device(col_selector.names, df)
         names = col_selector.names
+        if not frames.on_host(df):
+            return frames.frame_of(df, {n: self.encode_on_device(n, df[n]) for n in names})
         # One block: the system gives huge pages for it.
         codes = np.empty((len(names), len(df)), self.output_dtype)
         for name, out in zip(names, codes, strict=True):
@@ -226,32 +231,23 @@ class Categorify(ops.Categorify):
             codes[values.is_null().to_numpy(zero_copy_only=False)] = NULL
         return codes
 
-    def transform_on_device(self, names: list[str], df: Any) -> Any:
-        """The same for a frame that is not pandas' (cuDF), by merges on the device."""
-        out = type(df)(index=df.index)
-        for name in names:
-            key, first = self.key_of(name), self.first_value(name)
+    def encode_on_device(self, name: str, column: Any) -> Any:
+        """The codes of one column of a GPU, there: by binary search, where :meth:`encode` hashes.
+
+        The distinct values of a column of texts cross to the host to be looked up.
+        """
+        key = self.key_of(name)
+        with _BUILDING:
             if (key, "device") not in self._indexes:
-                vocabulary = self.vocabulary[key].to_pandas()
-                table = {"value": vocabulary, "code": np.arange(len(vocabulary)) + first}
-                self._indexes[key, "device"] = type(df)(table)
-            table = self._indexes[key, "device"]
-            wanted = type(df)({"value": df[name].reset_index(drop=True)})
-            missing = wanted["value"].isna()
-            wanted["value"] = wanted["value"].fillna(0 if _numeric(wanted["value"]) else "")
-            if not _numeric(wanted["value"]) or len(table):
-                wanted["value"] = wanted["value"].astype(table["value"].dtype)
-            wanted["order"] = np.arange(len(df))
-            codes = wanted.merge(table, on="value", how="left").sort_values("order")["code"]
-            codes = codes.reset_index(drop=True)
-            unknown = codes.isna() & ~missing
-            codes = codes.fillna(OOV).astype(np.int64)
-            if self.buckets_of(name) > 1 and bool(unknown.any()):
-                values = as_values(wanted["value"][unknown])
-                codes[unknown] = OOV + bucket_numbers(values, self.buckets_of(name))
-            codes[missing] = NULL
-            out[name] = codes.astype(self.output_dtype).values
-        return out
+                self._indexes[key, "device"] = ValueLookup(self.vocabulary[key])
+        positions = self._indexes[key, "device"].positions(column)
+        module, buckets = frames.module_of(positions), self.buckets_of(name)
+        unknown = OOV
+        if buckets > 1:
+            unknown = OOV + _buckets_on_device(column, buckets)
+        codes = module.where(positions == ABSENT, unknown, positions + self.first_value(name))
+        codes[frames.missing(column)] = NULL
+        return codes.astype(self.output_dtype)
 
     # schema
 
@@ -320,25 +316,6 @@ def _given(setting: PerColumn, column: str, otherwise: int) -> int:
     return setting.get(column, otherwise) if isinstance(setting, dict) else setting
 
 
-def as_values(column: Any) -> pa.Array:
-    """A column as Arrow int64 or strings, nulls as nulls (NaN too)."""
-    if hasattr(column, "to_arrow"):  # cuDF
-        values = column.to_arrow()
-    elif column.dtype == object:
-        values = pa.array(column, from_pandas=True)
-    elif isinstance(column.dtype, pd.ArrowDtype):
-        values = pa.array(column.array)
-    else:
-        values = pa.array(column.to_numpy(), from_pandas=True)
-    if isinstance(values, pa.ChunkedArray):
-        values = values.combine_chunks()
-    if pa.types.is_floating(values.type) or pa.types.is_boolean(values.type):
-        return values.cast(pa.int64(), safe=False)  # integers with nulls arrive as floats
-    if pa.types.is_integer(values.type):
-        return values.cast(pa.int64(), safe=False)
-    return values.cast(pa.string())
-
-
 def _buffers(values: pa.Array) -> tuple[np.ndarray, np.ndarray, int]:
     """An int64 array's numbers, its validity bits, and where in them it begins."""
     bits, data = values.buffers()
@@ -370,20 +347,25 @@ def bucket_numbers(values: pa.Array, buckets: int) -> np.ndarray:
     return spill.bucket_of_text(values, buckets)
 
 
+def _buckets_on_device(column: Any, buckets: int) -> Any:
+    """:func:`bucket_numbers` of every row of a GPU's column."""
+    found = frames.integers(column)
+    if found is not None:
+        return (mix(found[0].view(np.uint64)) % np.uint64(buckets)).astype(np.int64)
+    positions, distinct = frames.distinct(column)
+    # The entry past the end is what position -1, a missing value, finds.
+    numbers = np.append(bucket_numbers(distinct, buckets), 0)
+    return frames.beside(column, numbers)[positions]
+
+
 def count_values(df: Any) -> dict[str, Tally]:
     """``{column: its counts}`` of one partition, nulls left out."""
     return {name: Tally(*_counted(df[name])) for name in df.columns}
 
 
 def _counted(column: Any) -> Counts:
-    if not isinstance(column, pd.Series):
-        counted = column.dropna().value_counts()  # on the device: far fewer rows come over
-        values = as_values(counted.index.to_series())
-        counts = one_array(counted.to_arrow()).to_numpy()
-        if not pa.types.is_integer(values.type):
-            return values, counts
-        distinct, counts = hash_counts.by_hash(values.to_numpy(), counts)
-        return pa.array(distinct), counts
+    if not frames.on_host(column):
+        return counted_on_device(column)
     values = as_values(column)
     if pa.types.is_integer(values.type):
         distinct, counts = hash_counts.value_counts(*_buffers(values))
@@ -392,11 +374,19 @@ def _counted(column: Any) -> Counts:
     return found.field("values"), found.field("counts").to_numpy()
 
 
-def merge_counts(parts: list[dict[str, Tally]], folder: str | None = None) -> dict[str, Tally]:
-    """Adds up the counts of several partitions; ``folder``: where large ones are spilled to."""
+def merge_counts(
+    parts: list[dict[str, Tally]], folder: str | None = None, on_device: bool = False
+) -> dict[str, Tally]:
+    """Adds up the counts of several partitions, by a GPU where ``on_device``; ``folder``: where
+    large ones are spilled to."""
+
+    def merged(name: str) -> Tally:
+        return spill.merge([part[name] for part in parts], folder, on_device)
+
+    if on_device:
+        return {name: merged(name) for name in parts[0]}
     with ThreadPoolExecutor(COLUMNS_AT_ONCE) as pool:
-        found = pool.map(lambda name: spill.merge([p[name] for p in parts], folder), parts[0])
-        return dict(zip(parts[0], found, strict=True))
+        return dict(zip(parts[0], pool.map(merged, parts[0]), strict=True))
 
 
 def choose_vocabulary(
@@ -429,7 +419,3 @@ def _joined(pieces: list[Counts]) -> Counts:
 
 def _at(values: pa.Array, counts: np.ndarray, positions: np.ndarray) -> Counts:
     return values.take(pa.array(positions)), counts[positions]
-
-
-def _numeric(column: Any) -> bool:
-    return column.dtype.kind in "iufb"

@@ -8,11 +8,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from core import frames
 from core.artifacts import write_parquet
 from core.merlin import ColumnSchema, Schema, Tags, ops
-from workflows.ops.categorify import as_values
 from workflows.ops.lookup import ValueLookup, one_array, one_type
 from workflows.ops.reduction import tree_reduce
+from workflows.ops.values import as_values, counted_on_device
 
 SUFFIX = "_count"
 Counted = tuple[pa.Array, np.ndarray]
@@ -30,7 +31,7 @@ class CountEncoding(ops.StatOperator):
     def __init__(self):
         super().__init__()
         self.counts: dict[str, Counted] = {}
-        self._lookups: dict[str, tuple[ValueLookup, np.ndarray]] = {}
+        self._lookups: dict[tuple[str, bool], tuple[ValueLookup, frames.Array]] = {}
 
     def fit(self, col_selector, ddf):
         return tree_reduce(ddf[col_selector.names], count_rows, add_counts)
@@ -42,17 +43,17 @@ class CountEncoding(ops.StatOperator):
         self.counts, self._lookups = {}, {}
 
     def transform(self, col_selector, df):
-        out = type(df)()
+        columns = {}
         for name in col_selector.names:
-            if name not in self._lookups:
+            key = name, frames.on_host(df)
+            if key not in self._lookups:
                 values, counts = self.counts[name]
                 # The entry past the end is what position -1, an unknown value, finds.
                 logged = np.log1p(np.append(counts, 0)).astype(np.float32)
-                self._lookups[name] = ValueLookup(values), logged
-            lookup, logged = self._lookups[name]
-            out[name + SUFFIX] = logged[lookup.positions(df[name])]
-        out.index = df.index
-        return out
+                self._lookups[key] = ValueLookup(values), frames.beside(df, logged)
+            lookup, logged = self._lookups[key]
+            columns[name + SUFFIX] = logged[lookup.positions(df[name])]
+        return frames.frame_of(df, columns)
 
     def column_mapping(self, col_selector):
         return {name + SUFFIX: [name] for name in col_selector.names}
@@ -96,6 +97,9 @@ def count_rows(df: Any) -> dict[str, Counted]:
     """``{column: (values, counts)}`` of one partition, missing ones left out."""
     counted = {}
     for name in df.columns:
+        if not frames.on_host(df):
+            counted[name] = counted_on_device(df[name])
+            continue
         found = pc.value_counts(as_values(df[name]).drop_null())
         counted[name] = (found.field("values"), found.field("counts").to_numpy())
     return counted

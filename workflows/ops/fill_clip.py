@@ -1,4 +1,4 @@
-"""NVTabular's FillMissing, Clip and LogOp, column by column on CPU."""
+"""NVTabular's FillMissing, Clip and LogOp, column by column, on the host and on a GPU."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from core import frames
 from core.compiled import compiled
 from core.merlin import ops
 
@@ -14,13 +15,19 @@ class FillMissing(ops.FillMissing):
     """A drop-in for ``nvtabular.ops.FillMissing``; a tenth of its time on plain pandas columns."""
 
     def transform(self, col_selector, df):
-        if self.add_binary_cols:
+        names = col_selector.names
+        if self.add_binary_cols and frames.on_host(df):
             return super().transform(col_selector, df)
-        filled = by_column(df, col_selector.names, self._fill)
-        return super().transform(col_selector, df) if filled is None else filled
+        filled = by_column(df, names, self._fill)
+        if filled is None:
+            return super().transform(col_selector, df)
+        if self.add_binary_cols:
+            blank = {f"{name}_filled": frames.missing(df[name]) for name in names}
+            return frames.joined(filled, frames.frame_of(df, blank))
+        return filled
 
-    def _fill(self, values: np.ndarray, out: np.ndarray) -> None:
-        _filled(values, values.dtype.type(self.fill_val), out)
+    def _fill(self, name: str, values: frames.Array, out: frames.Array) -> None:
+        fill(values, self.fill_val, out)
 
 
 class Clip(ops.Clip):
@@ -30,7 +37,7 @@ class Clip(ops.Clip):
         clipped = by_column(df, col_selector.names, self._clip)
         return super().transform(col_selector, df) if clipped is None else clipped
 
-    def _clip(self, values: np.ndarray, out: np.ndarray) -> None:
+    def _clip(self, name: str, values: frames.Array, out: frames.Array) -> None:
         np.clip(values, self.min_value, self.max_value, out=out)
 
 
@@ -41,9 +48,17 @@ class LogOp(ops.LogOp):
         logged = by_column(df, col_selector.names, self._log, self.output_dtype)
         return super().transform(col_selector, df) if logged is None else logged
 
-    def _log(self, values: np.ndarray, out: np.ndarray) -> None:
+    def _log(self, name: str, values: frames.Array, out: frames.Array) -> None:
         np.add(values.astype(out.dtype, copy=False), 1, out=out)
         np.log(out, out=out)
+
+
+def fill(values: frames.Array, with_what: float, out: frames.Array) -> None:
+    """``values`` with ``with_what`` in the place of NaN, written to ``out``."""
+    if isinstance(values, np.ndarray):
+        _filled(values, values.dtype.type(with_what), out)
+    else:
+        out[...] = np.where(np.isnan(values), values.dtype.type(with_what), values)
 
 
 @compiled
@@ -55,13 +70,16 @@ def _filled(values, fill, out):
 def by_column(
     df: Any,
     names: list[str],
-    function: Callable[[np.ndarray, np.ndarray], None],
+    function: Callable[[str, frames.Array, frames.Array], None],
     dtype: Any = None,
-) -> pd.DataFrame | None:
-    """``function(column, what it becomes)`` for each column; None where a frame or column is not of
-    NumPy's floats. ``dtype``: of what they become (None: as they are)."""
-    if not isinstance(df, pd.DataFrame):
-        return None
+) -> Any:
+    """``function(name, column, what it becomes)`` for each column, NaN where a value is missing;
+    None where a column of the host is not of NumPy's floats.
+
+    ``dtype``: of what they become (None: as they are).
+    """
+    if not frames.on_host(df):
+        return _by_column_on_device(df, names, function, dtype)
     columns = [df[name] for name in names]
     if any(not isinstance(c.dtype, np.dtype) or c.dtype.kind != "f" for c in columns):
         return None
@@ -69,6 +87,16 @@ def by_column(
     if len(kinds) > 1:
         return None
     made = np.empty((len(names), len(df)), *kinds)  # one block: the system gives huge pages for it
-    for column, out in zip(columns, made, strict=True):
-        function(column.to_numpy(), out)
+    for name, column, out in zip(names, columns, made, strict=True):
+        function(name, column.to_numpy(), out)
     return pd.DataFrame(dict(zip(names, made, strict=True)), index=df.index, copy=False)
+
+
+def _by_column_on_device(df: Any, names: list[str], function: Callable, dtype: Any) -> Any:
+    made = {}
+    for name in names:
+        kind = df[name].dtype
+        values = frames.numbers(df[name], kind if kind.kind == "f" else np.float64)
+        made[name] = np.empty_like(values, dtype=dtype or values.dtype)
+        function(name, values, made[name])
+    return frames.frame_of(df, made)

@@ -7,8 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from core import frames
 from core.artifacts import write_parquet
 from core.merlin import ops
+from workflows.ops.fill_clip import by_column, fill
 from workflows.ops.reduction import tree_reduce
 
 Counted = tuple[np.ndarray, np.ndarray]
@@ -40,10 +42,14 @@ class FillMedian(ops.FillMedian):
         self.counted = {}
 
     def transform(self, col_selector, df):
-        out = type(df)()
-        for name in col_selector.names:
-            out[name] = df[name].fillna(self.medians[name])
-        return out
+        filled = by_column(df, col_selector.names, self._fill)
+        if filled is None:
+            medians = {name: self.medians[name] for name in col_selector.names}
+            filled = df[col_selector.names].fillna(medians)
+        return filled
+
+    def _fill(self, name: str, values: frames.Array, out: frames.Array) -> None:
+        fill(values, self.medians[name], out)
 
     def absorb(self, later: "FillMedian") -> None:
         """Adds the counts of the same operator fitted on later rows."""
@@ -71,9 +77,9 @@ def count_numbers(df: Any) -> dict[str, Counted]:
     """``{column: (values, counts)}`` of one partition, missing ones left out."""
     counted = {}
     for name in df.columns:
-        values = df[name].dropna()
-        values = (values.to_pandas() if hasattr(values, "to_pandas") else values).to_numpy(float)
-        counted[name] = np.unique(values, return_counts=True)
+        values = frames.numbers(df[name])
+        distinct, counts = np.unique(values[~np.isnan(values)], return_counts=True)
+        counted[name] = frames.on_the_host(distinct), frames.on_the_host(counts)
     return counted
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from core import frames
 from core.merlin import ops
 from workflows.ops.codes import FIRST_BUCKET, NULL, with_codes
 from workflows.ops.stable_hash import hash_column
@@ -19,15 +20,14 @@ class HashBucket(ops.HashBucket):
     """
 
     def transform(self, col_selector, df):
-        out = type(df)()
+        columns = {}
         for name in col_selector.names:
             hashed, missing = hash_column(df[name])
             codes = (hashed % np.uint64(self.buckets(name))).astype(self.output_dtype)
             codes += FIRST_BUCKET
             codes[missing] = NULL
-            out[name] = codes
-        out.index = df.index
-        return out
+            columns[name] = codes
+        return frames.frame_of(df, columns)
 
     def buckets(self, name: str) -> int:
         """Buckets of one column."""

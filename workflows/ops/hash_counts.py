@@ -8,8 +8,9 @@ All loops run without the interpreter's lock.
 
 import numpy as np
 
+from core import frames
 from core.compiled import compiled
-from workflows.ops.hash_index import ALL_VALID, hashed, is_valid
+from workflows.ops.hash_index import ALL_VALID, hashed, hashes, is_valid
 
 _RANGE = 1 << 15
 _DIGIT_BITS = 11
@@ -189,25 +190,11 @@ def _order_rare(counts, min_count, order):
     return places[_RARE - 1]
 
 
-@compiled
-def _hashes(values):
-    found = np.empty(len(values), np.uint64)
-    for i in range(len(values)):
-        found[i] = hashed(values[i])
-    return found
-
-
 def value_counts(
     values: np.ndarray, valid: np.ndarray = ALL_VALID, offset: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Distinct valid int64 values and how often each stands in ``values``, by their hashes."""
     return _count(values, valid, offset)
-
-
-def by_hash(values: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both, in the order of the hashes of the distinct int64 values."""
-    order = np.argsort(_hashes(values))
-    return values[order], counts[order]
 
 
 def sum_counts(
@@ -220,6 +207,23 @@ def sum_counts(
     bounds = np.cumsum([0, *(len(values) for values, _ in runs)])
     values = np.concatenate([values for values, _ in runs])
     return _add_up(values, np.concatenate([counts for _, counts in runs]), bounds)
+
+
+def sum_counts_on_device(
+    runs: list[tuple[np.ndarray, np.ndarray]],
+) -> tuple[np.ndarray, np.ndarray]:
+    """:func:`sum_counts`, sorted and added up by a GPU: runs and result lie on the host."""
+    module = frames.rapids().cupy
+    values = module.asarray(np.concatenate([values for values, _ in runs]))
+    counts = module.asarray(np.concatenate([counts for _, counts in runs]))
+    order = hashes(values).argsort()  # no two values have the same
+    values, total = values[order], counts[order].cumsum()
+    last = module.ones(len(values), dtype=bool)
+    last[:-1] = values[1:] != values[:-1]
+    ends = module.flatnonzero(last)
+    sums = total[ends]
+    sums[1:] -= total[ends[:-1]]
+    return frames.on_the_host(values[ends]), frames.on_the_host(sums)
 
 
 def bucket_bounds(values: np.ndarray, buckets: int) -> np.ndarray:

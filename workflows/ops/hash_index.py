@@ -22,6 +22,12 @@ def hashed(key):
     return (np.uint64(key) ^ (np.uint64(key) >> np.uint64(32))) * _FIBONACCI
 
 
+def hashes(values):
+    """:func:`hashed` of each number of an int64 array, of NumPy or of CuPy."""
+    keys = values.view(np.uint64)
+    return (keys ^ (keys >> np.uint64(32))) * _FIBONACCI
+
+
 @compiled
 def _slot(key, bits):
     return np.int64(hashed(key) >> np.uint64(64 - bits))

@@ -1,7 +1,11 @@
 """NVTabular's HashedCross with a hash that keeps its columns apart."""
 
+import functools
+import operator
+
 import numpy as np
 
+from core import frames
 from core.merlin import Tags, ops
 from workflows.ops.codes import FIRST_BUCKET, NULL, with_codes
 from workflows.ops.stable_hash import combine, hash_column
@@ -22,11 +26,8 @@ class HashedCross(ops.HashedCross):
         hashes, masks = zip(*(hash_column(df[name]) for name in col_selector.names), strict=True)
         codes = (combine(list(hashes)) % np.uint64(self.num_buckets)).astype(self.output_dtype)
         codes += FIRST_BUCKET
-        codes[np.logical_and.reduce(masks)] = NULL
-        out = type(df)()
-        out["_X_".join(col_selector.names)] = codes
-        out.index = df.index
-        return out
+        codes[functools.reduce(operator.and_, masks)] = NULL
+        return frames.frame_of(df, {"_X_".join(col_selector.names): codes})
 
     @property
     def output_tags(self):

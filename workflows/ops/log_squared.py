@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from core import frames
 from core.merlin import ColumnSchema, Schema, ops
 
 SUFFIX = "_level"
@@ -17,13 +18,13 @@ class LogSquared(ops.Operator):
     """
 
     def transform(self, col_selector, df):
-        out = type(df)()
+        columns = {}
         for name in col_selector.names:
-            values = df[name]
-            logs = np.log(values.clip(lower=1))
+            values = frames.numbers(df[name])
+            logs = np.log(np.maximum(values, 1))
             levels = np.floor(logs * logs) + 2
-            out[name + SUFFIX] = levels.where(values > 2, np.floor(values))
-        return out
+            columns[name + SUFFIX] = np.where(values > 2, levels, np.floor(values))
+        return frames.frame_of(df, columns)
 
     def column_mapping(self, col_selector):
         return {name + SUFFIX: [name] for name in col_selector.names}

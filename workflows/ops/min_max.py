@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from core import frames
 from core.merlin import ops
 from workflows.ops.reduction import tree_reduce
 
@@ -41,13 +42,14 @@ class NormalizeMinMax(ops.NormalizeMinMax):
         self.fit_finalize(merge_ranges([self.ranges, later.ranges]))
 
     def transform(self, col_selector, df):
-        out = type(df)()
+        columns = {}
         for name in col_selector.names:
             width = self.maxs[name] - self.mins[name]
             # In double, as the fit: a float32 difference of large numbers would lose digits.
-            values = df[name].astype("float64") - self.mins[name]
-            out[name] = (values / width if width > 0 else values * 0).astype(self.output_dtype)
-        return out
+            values = frames.numbers(df[name]) - self.mins[name]
+            scaled = values / width if width > 0 else values * 0
+            columns[name] = scaled.astype(self.output_dtype)
+        return frames.frame_of(df, columns)
 
     def save_state(self, folder: Path) -> dict[str, Any]:
         return {"ranges": {name: found and list(found) for name, found in self.ranges.items()}}
@@ -61,8 +63,7 @@ def column_ranges(df: Any) -> dict[str, Range]:
     """``{column: (least, greatest)}`` of the finite values of one partition."""
     found: dict[str, Range] = {}
     for name in df.columns:
-        column = df[name].to_pandas() if hasattr(df[name], "to_pandas") else df[name]
-        values = column.to_numpy(np.float64, na_value=np.nan)
+        values = frames.numbers(df[name])
         values = values[np.isfinite(values)]
         found[name] = (float(values.min()), float(values.max())) if len(values) else None
     return found

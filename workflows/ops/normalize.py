@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from core import frames
 from core.merlin import ops
 from workflows.ops.fill_clip import by_column
 from workflows.ops.reduction import tree_reduce
@@ -16,8 +17,8 @@ class Normalize(ops.Normalize):
 
     A drop-in for ``nvtabular.ops.Normalize``. Partitions are reduced to (n, mean, sum of squared
     deviations) and merged pairwise (Chan, Golub & LeVeque 1979): no loss where the mean is far
-    from zero, and a later day's moments can be merged into the state. NaN counts as absent. The
-    moments of cuDF's columns are taken on the host, so that they are those of pandas' columns.
+    from zero, and a later day's moments can be merged into the state. NaN counts as absent. A GPU
+    adds up in another order than the host: their moments agree but for the last digits.
     """
 
     def __init__(self):
@@ -37,18 +38,11 @@ class Normalize(ops.Normalize):
             self.stds[name] = math.sqrt(deviations / (n - 1)) if n > 1 else 0.0
 
     def transform(self, col_selector, df):
-        names = iter(col_selector.names)
-        scaled = by_column(
-            df,
-            col_selector.names,
-            lambda values, out: self._scale(next(names), values, out),
-            self.output_dtype,
-        )
+        scaled = by_column(df, col_selector.names, self._scale, self.output_dtype)
         return super().transform(col_selector, df) if scaled is None else scaled
 
-    def _scale(self, name: str, values: np.ndarray, out: np.ndarray) -> None:
-        scaled = values - self.means[name]
-        np.divide(scaled, self.stds[name] or 1.0, out=out, casting="same_kind")
+    def _scale(self, name: str, values: frames.Array, out: frames.Array) -> None:
+        np.divide(values - self.means[name], self.stds[name] or 1.0, out=out)
 
     def clear(self):
         super().clear()
@@ -70,8 +64,7 @@ def column_moments(df: Any) -> dict[str, tuple[int, float, float]]:
     """``{column: (n, mean, sum of squared deviations)}`` of one partition."""
     found = {}
     for name in df.columns:
-        column = df[name].to_pandas() if hasattr(df[name], "to_pandas") else df[name]
-        values = column.to_numpy(np.float64, na_value=np.nan)
+        values = frames.numbers(df[name])
         finite = np.isfinite(values)
         values = values if finite.all() else values[finite]
         mean = float(values.mean()) if len(values) else 0.0

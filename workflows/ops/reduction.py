@@ -9,6 +9,8 @@ from dask.base import tokenize
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
 
+from core import frames
+
 SPLIT_EVERY = 8
 
 
@@ -22,6 +24,11 @@ class Partial:
 
 class Reduction(Delayed):
     """What :func:`tree_reduce` gives for a Dask frame: a statistic that is yet to be computed."""
+
+
+def lies_on_a_gpu(frame: Any) -> bool:
+    """Whether a frame is cuDF's; of Dask's one cannot tell, and it is taken for the host's."""
+    return not isinstance(frame, dd.DataFrame) and not frames.on_host(frame)
 
 
 def tree_reduce(

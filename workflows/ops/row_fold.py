@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from core import frames
 from core.merlin import ColumnSchema, Schema, ops
 from workflows.ops.stable_hash import combine, hash_column
 
@@ -31,10 +32,7 @@ class RowFold(ops.Operator):
         hashed = combine([hash_column(df[name])[0] for name in names])
         fold = (hashed % np.uint64(self.folds)).astype(np.int8)
         fold[df[self.flag].values == 0] = NO_FOLD
-        out = type(df)()
-        out[FOLD] = fold
-        out.index = df.index
-        return out
+        return frames.frame_of(df, {FOLD: fold})
 
     def column_mapping(self, col_selector):
         return {FOLD: list(col_selector.names)}

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from core import frames
 from core.merlin import ColumnSchema, Schema, Tags, ops
 
 HOUR_SIN, HOUR_COS, GAP = "hour_sin", "hour_cos", "gap"
@@ -18,15 +19,13 @@ class SessionClock(ops.Operator):
     """
 
     def transform(self, col_selector, df):
-        seconds = df["timestamp"].astype("datetime64[ms]").astype("int64") / 1000.0
+        seconds = frames.milliseconds(df["timestamp"]) / 1000.0
         angle = seconds % SECONDS_A_DAY * (2 * np.pi / SECONDS_A_DAY)
-        first = df["session_id"] != df["session_id"].shift(1)
-        gap = (seconds - seconds.shift(1)).where(~first, 0.0).fillna(0.0).clip(lower=0.0)
-        out = type(df)()
-        out[HOUR_SIN] = np.sin(angle).astype("float32")
-        out[HOUR_COS] = np.cos(angle).astype("float32")
-        out[GAP] = np.log1p(gap).astype("float32")
-        return out
+        gap = np.zeros_like(seconds)
+        gap[1:] = np.maximum(seconds[1:] - seconds[:-1], 0.0)
+        gap[frames.starts(df["session_id"])] = 0.0
+        columns = {HOUR_SIN: np.sin(angle), HOUR_COS: np.cos(angle), GAP: np.log1p(gap)}
+        return frames.frame_of(df, {name: c.astype("float32") for name, c in columns.items()})
 
     def column_mapping(self, col_selector):
         return {name: ["session_id", "timestamp"] for name in (HOUR_SIN, HOUR_COS, GAP)}

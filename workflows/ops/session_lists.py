@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pandas as pd
 
+from core import frames
 from core.merlin import ColumnSchema, Schema, Tags, ops
 
 KEY, TIME, START = "session_id", "timestamp", "start"
@@ -21,16 +22,12 @@ class SessionLists(ops.Operator):
 
     def transform(self, col_selector, df):
         lists = [name for name in col_selector.names if name not in (KEY, TIME)]
-        if not isinstance(df, pd.DataFrame):
-            grouped = df.groupby(KEY, sort=False)
-            out = grouped.agg({name: list for name in lists})
-            out[START] = grouped[TIME].min()
-            return out.reset_index()
-        sessions = df[KEY].to_numpy()
-        new = np.ones(len(df), dtype=bool)
-        new[1:] = sessions[1:] != sessions[:-1]
-        starts = np.flatnonzero(new)
-        out = {KEY: sessions[starts], START: df[TIME].to_numpy()[starts]}
+        starts = frames.starts(df[KEY])
+        if not frames.on_host(df):
+            out = {KEY: frames.taken(df[KEY], starts), START: frames.taken(df[TIME], starts)}
+            out |= {name: frames.lists(df[name], starts) for name in lists}
+            return frames.frame_of(df, out)
+        out = {KEY: df[KEY].to_numpy()[starts], START: df[TIME].to_numpy()[starts]}
         bounds = np.append(starts, len(df)).tolist()
         for name in lists:
             values = df[name].to_numpy()

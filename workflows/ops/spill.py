@@ -26,6 +26,8 @@ Counts = tuple[pa.Array, np.ndarray]
 
 SPILL_ENTRIES = 1 << 18
 """Entries of one column that a task passes on in memory: 4 MiB of integers."""
+WORTH_THE_WAY = 1 << 14
+"""Entries that a GPU adds up sooner than they come to it and back."""
 BUCKETS = 256
 PIECE = 1 << 14
 ROW_GROUP = 1 << 20
@@ -48,8 +50,9 @@ class CountsFile:
     path: Path
 
 
-def add_up(counted: list[Counts]) -> Counts:
-    """The sum of counts. Integers stand in the order of their hashes, before and after.
+def add_up(counted: list[Counts], on_device: bool = False) -> Counts:
+    """The sum of counts. Integers stand in the order of their hashes, before and after; many of
+    them are added up by the GPU where ``on_device``.
 
     Raises:
         ValueError: the values are of several types.
@@ -63,7 +66,9 @@ def add_up(counted: list[Counts]) -> Counts:
         return kept[0]
     if pa.types.is_integer(kept[0][0].type):
         runs = [(values.to_numpy(), counts) for values, counts in kept]
-        distinct, sums = hash_counts.sum_counts(runs)
+        many = on_device and sum(len(values) for values, _ in runs) >= WORTH_THE_WAY
+        add = hash_counts.sum_counts_on_device if many else hash_counts.sum_counts
+        distinct, sums = add(runs)
         return pa.array(distinct), sums
     values = pa.concat_arrays([values for values, _ in kept])
     table = pa.table({"value": values, "count": np.concatenate([counts for _, counts in kept])})
@@ -71,10 +76,10 @@ def add_up(counted: list[Counts]) -> Counts:
     return one_array(summed["value"]), one_array(summed["count_sum"]).to_numpy()
 
 
-def merge(parts: list[Tally], folder: str | None) -> Tally:
+def merge(parts: list[Tally], folder: str | None, on_device: bool = False) -> Tally:
     """The tallies of several parts together; large ones go to ``folder``, if there is one."""
     files = tuple(file for part in parts for file in part.files)
-    values, counts = add_up([(part.values, part.counts) for part in parts])
+    values, counts = add_up([(part.values, part.counts) for part in parts], on_device)
     tally = Tally(values, counts, files)
     return tally if folder is None or len(values) <= SPILL_ENTRIES else spilled(tally, folder)
 

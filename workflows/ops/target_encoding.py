@@ -8,12 +8,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from core import frames
 from core.artifacts import write_parquet
 from core.merlin import ColumnSchema, Schema, Tags, ops
-from workflows.ops.categorify import as_values
+from workflows.ops.joint_value import JointValues
 from workflows.ops.lookup import ValueLookup, one_array, one_type
 from workflows.ops.reduction import tree_reduce
 from workflows.ops.row_fold import FOLD, RowFold
+from workflows.ops.values import as_values
 
 TARGET = "__target__"
 """What the target is called in the fit, whatever its own name."""
@@ -48,6 +50,9 @@ class TargetEncoding(ops.StatOperator):
         smoothing: rows that the mean of all counts for.
         log_odds: instead of a mean p of a 0/1 target its log-odds beside those of ``m``,
             log(p / (1 - p)) - log(m / (1 - m)): 0 for a value of which nothing is known.
+        joint: columns of combined values to encode too, as ``TE_A_X_B_<target>``.
+        counts: whether there are columns ``TE_X_<target>_count`` too: log(1 + n), less its mean
+            over the training rows and divided by its standard deviation there.
     """
 
     def __init__(
@@ -58,22 +63,29 @@ class TargetEncoding(ops.StatOperator):
         folds: int,
         smoothing: float,
         log_odds: bool = False,
+        joint: JointValues | None = None,
+        counts: bool = False,
     ):
         super().__init__()
-        self.columns = list(columns)
+        self.single = list(columns)
+        self.joint = joint or JointValues(())
+        self.columns = [*self.single, *self.joint.groups]
         self.target = target
         self.flag = flag
         self.folds = folds
         self.smoothing = smoothing
         self.log_odds = log_odds
+        self.counts = counts
         self.statistics: Statistics = {}
-        self._tables: dict[str, tuple[ValueLookup, np.ndarray]] = {}
+        self._tables: dict[tuple[str, bool], tuple[ValueLookup, dict[str, frames.Array]]] = {}
 
     def with_folds(self, df: Any, names: list[str]) -> Any:
         """The columns to encode, the target and the fold of each row."""
         # Not an operator before this one: NVTabular drops what one makes of an empty partition.
         selector = ops.ColumnSelector([name for name in names if name != self.target])
-        found = df[[*self.columns, self.target]].rename(columns={self.target: TARGET})
+        found = df[[*self.single, self.target]].rename(columns={self.target: TARGET})
+        if self.joint.groups:
+            found = frames.joined(found, self.joint.frame(df))
         found[FOLD] = RowFold(self.folds, self.flag).transform(selector, df)[FOLD]
         return found
 
@@ -97,23 +109,28 @@ class TargetEncoding(ops.StatOperator):
     # transform
 
     def transform(self, col_selector, df):
-        out = type(df)()
-        folds = as_values(self.with_folds(df, col_selector.names)[FOLD]).to_numpy()
+        columns = {}
+        known = self.with_folds(df, col_selector.names)
+        folds = _folds_of(known)
         for name in self.columns:
-            if name not in self._tables:
-                self._tables[name] = self._encodings(name)
-            lookup, encodings = self._tables[name]
+            key = name, frames.on_host(df)
+            if key not in self._tables:
+                lookup, encodings = self._encodings(name)
+                beside = {out: frames.beside(df, table) for out, table in encodings.items()}
+                self._tables[key] = lookup, beside
+            lookup, encodings = self._tables[key]
+            positions = lookup.positions(known[name])
             # Position -1, an unknown value, finds the last row; fold -1 the last column.
-            out[self.output_name(name)] = encodings[lookup.positions(df[name]), folds]
-        out.index = df.index
-        return out
+            columns |= {out: table[positions, folds] for out, table in encodings.items()}
+        return frames.frame_of(df, columns)
 
-    def output_name(self, column: str) -> str:
-        return f"TE_{column}_{self.target}"
+    def output_names(self, column: str) -> list[str]:
+        name = f"TE_{column}_{self.target}"
+        return [name, f"{name}_count"] if self.counts else [name]
 
-    def _encodings(self, name: str) -> tuple[ValueLookup, np.ndarray]:
-        """A column's values, and their encodings ``(values + 1, folds + 1)`` for rows of each fold;
-        the last row is for unknown values, the last column for rows without a fold."""
+    def _encodings(self, name: str) -> tuple[ValueLookup, dict[str, np.ndarray]]:
+        """A column's values, and for each output theirs ``(values + 1, folds + 1)`` in rows of each
+        fold; the last row is for unknown values, the last column for rows without a fold."""
         found = self.statistics[name]
         codes = one_array(found["value"]).dictionary_encode(null_encoding="encode")
         place = (codes.indices.to_numpy(), found["fold"].to_numpy())
@@ -127,7 +144,9 @@ class TargetEncoding(ops.StatOperator):
         found = np.where(weight == 0, mean, smoothed)
         if self.log_odds:
             found = _log_odds(found) - _log_odds(mean)
-        return ValueLookup(codes.dictionary), found.astype("f4")
+        tables = [found, _scaled_logs(n, counts)] if self.counts else [found]
+        outputs = zip(self.output_names(name), tables, strict=True)
+        return ValueLookup(codes.dictionary), {out: table.astype("f4") for out, table in outputs}
 
     def means(self) -> np.ndarray:
         """The target's mean over the rows outside each fold, then over all: ``(folds + 1,)``."""
@@ -141,7 +160,8 @@ class TargetEncoding(ops.StatOperator):
     # schema
 
     def column_mapping(self, col_selector):
-        return {self.output_name(name): list(col_selector.names) for name in self.columns}
+        outputs = [out for name in self.columns for out in self.output_names(name)]
+        return {out: list(col_selector.names) for out in outputs}
 
     def compute_output_schema(self, input_schema, col_selector, prev_output_schema=None):
         names = self.column_mapping(col_selector)
@@ -179,15 +199,32 @@ def _log_odds(means: np.ndarray) -> np.ndarray:
     return np.log(kept / (1 - kept))
 
 
+def _scaled_logs(n: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """log(1 + ``n``), ``(values + 1, folds + 1)``, scaled by its mean and deviation over training
+    rows, of which ``counts`` ``(values + 1, folds)`` hold each value in each fold."""
+    logs = np.log1p(n)
+    rows = max(counts.sum(), 1)
+    mean = (counts * logs[:, :-1]).sum() / rows
+    variance = (counts * np.square(logs[:, :-1] - mean)).sum() / rows
+    return (logs - mean) / (np.sqrt(variance) or 1)
+
+
 def _without_fold(per_fold: np.ndarray) -> np.ndarray:
     """Sums over the folds but one, then over all: ``(n, folds)`` → ``(n, folds + 1)``."""
     total = per_fold.sum(axis=1, keepdims=True)
     return np.concatenate([total - per_fold, total], axis=1)
 
 
+def _folds_of(df: Any) -> frames.Array:
+    """The fold of each row, int64."""
+    return as_values(df[FOLD]).to_numpy() if frames.on_host(df) else frames.integers(df[FOLD])[0]
+
+
 def fold_sums(df: Any) -> Statistics:
     """Count and sum of the target for each value and fold of one partition; rows without a fold
     or a target are left out."""
+    if not frames.on_host(df):
+        return _fold_sums_on_device(df)
     targets = pd.Series(df[TARGET].to_numpy()).astype(float)
     folds = as_values(df[FOLD]).to_numpy()
     kept = targets.notna().to_numpy() & (folds >= 0)
@@ -198,6 +235,50 @@ def fold_sums(df: Any) -> Statistics:
             values = as_values(df[name]).filter(pa.array(kept))
             found[name] = _grouped(pa.table({"value": values, **base}))
     return found
+
+
+def _fold_sums_on_device(df: Any) -> Statistics:
+    """The same of a GPU's frame: every pair of a value and a fold is a number, and these are
+    counted."""
+    targets, folds = frames.numbers(df[TARGET]), _folds_of(df)
+    kept = ~np.isnan(targets) & (folds >= 0)
+    targets, folds = targets[kept], folds[kept]
+    number = int(folds.max()) + 1 if len(folds) else 1
+    found = {TOTALS: _sums_by_pair(folds, number, targets, None)}
+    for name in df.columns:
+        if name not in (TARGET, FOLD):
+            places, values = _places(df[name], kept)
+            found[name] = _sums_by_pair(places * number + folds, number, targets, values)
+    return found
+
+
+def _places(column: Any, kept: frames.Array) -> tuple[frames.Array, pa.Array]:
+    """Where the value of each row that is ``kept`` stands among the values, and these; the last of
+    them is null, the missing one."""
+    found = frames.integers(column)
+    if found is None:
+        places, values = frames.distinct(column)
+        places = np.where(places < 0, len(values), places)[kept]
+        return places, pa.concat_arrays([values, pa.nulls(1, values.type)])
+    numbers, missing = found[0][kept], found[1][kept]
+    distinct, places = np.unique(numbers, return_inverse=True)
+    values = pa.array(frames.on_the_host(distinct))
+    places = np.where(missing, len(values), places.astype(np.int64))
+    return places, pa.concat_arrays([values, pa.nulls(1, values.type)])
+
+
+def _sums_by_pair(
+    pairs: frames.Array, number: int, targets: frames.Array, values: pa.Array | None
+) -> pa.Table:
+    """The table of a column's statistics; a pair is the place of a value times the ``number`` of
+    folds, plus a fold. ``values`` None: folds alone."""
+    size = number * (1 if values is None else len(values))
+    counts, sums = frames.counted(pairs, size), frames.counted(pairs, size, targets)
+    present = np.flatnonzero(counts)
+    columns = {"fold": present % number, "count": counts[present], "sum": sums[present]}
+    if values is not None:
+        columns = {"value": values.take(pa.array(present // number)), **columns}
+    return pa.table(columns)
 
 
 def add_sums(parts: list[Statistics]) -> Statistics:

@@ -1,0 +1,43 @@
+"""The values of a column as Arrow's, and how often each stands in a column of a GPU."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from core import frames
+from workflows.ops.hash_index import hashes
+
+
+def as_values(column: Any) -> pa.Array:
+    """A column as Arrow int64 or strings in the host's memory, nulls as nulls (NaN too)."""
+    if not frames.on_host(column):
+        values = column.to_arrow()
+    elif column.dtype == object:
+        values = pa.array(column, from_pandas=True)
+    elif isinstance(column.dtype, pd.ArrowDtype):
+        values = pa.array(column.array)
+    else:
+        values = pa.array(column.to_numpy(), from_pandas=True)
+    if isinstance(values, pa.ChunkedArray):
+        values = values.combine_chunks()
+    if pa.types.is_floating(values.type) or pa.types.is_boolean(values.type):
+        return values.cast(pa.int64(), safe=False)  # integers with nulls arrive as floats
+    if pa.types.is_integer(values.type):
+        return values.cast(pa.int64(), safe=False)
+    return values.cast(pa.string())
+
+
+def counted_on_device(column: Any) -> tuple[pa.Array, np.ndarray]:
+    """Distinct values of a GPU's column and how often each stands there, missing ones left out;
+    they are counted on the GPU, and come to the host. Integers stand in the order of their hashes.
+    """
+    found = frames.integers(column)
+    if found is None:
+        positions, distinct = frames.distinct(column)
+        return distinct, frames.counted(positions[positions >= 0], len(distinct))
+    numbers, missing = found
+    values, counts = frames.module_of(numbers).unique(numbers[~missing], return_counts=True)
+    order = hashes(values).argsort()
+    return pa.array(frames.on_the_host(values[order])), frames.on_the_host(counts[order])
