@@ -9,7 +9,8 @@ from tests.training import click_log
 from training import ranking
 
 SCHEMA = click_log.schema()
-ONE_LABEL = [n for n in ranking.MODELS if n not in ranking.SEVERAL_LABELS]
+# An ensemble's needs are its members'.
+ONE_LABEL = [n for n in ranking.MODELS if n not in (*ranking.SEVERAL_LABELS, "ensemble")]
 MULTIPLYING = ["dlrm", "fm", "deepfm", "afm", "attention_dlrm"]
 
 
@@ -66,6 +67,35 @@ def test_one_column_has_no_pairs():
     for name in ("afm", "attention_dlrm"):
         with pytest.raises(UserError, match=f"model {name}: needs two columns .* C2 alone"):
             build(name, alone)
+
+
+def test_afm_of_categories_alone_needs_two():
+    with pytest.raises(UserError, match=r"model afm: needs two columns .* C2 alone"):
+        build("afm", SCHEMA.select_by_name(["label", "C2", "I1"]), pairs="categorical")
+    with pytest.raises(UserError, match="model afm: needs columns tagged CATEGORICAL"):
+        build("afm", SCHEMA.select_by_name(["label", "I1"]), pairs="categorical")
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ([{"model": "fm"}], "members"),
+        ([{"model": "fm"}, {"model": "dlmr"}], "'dlmr' is no click model; known: dlrm, "),
+        ([{"model": "fm"}, {"model": "ensemble"}], "'ensemble' is no click model"),
+        ([{"model": "fm"}, {"model": "mmoe"}], "'mmoe' is no click model"),
+        (
+            [{"model": "fm"}, {"model": "dcn", "settings": {"embeding_dim": 4}}],
+            "ranking.ensemble.members, dcn: .*embeding_dim",
+        ),
+        (
+            [{"model": "fm"}, {"model": "dcn", "settings": {"train": {"epochs": 4}}}],
+            "dcn: members are trained together",
+        ),
+    ],
+)
+def test_members_of_an_ensemble_that_cannot_be(members, message):
+    with pytest.raises(UserError, match=message):
+        validate(ranking.settings_class("ensemble"), {"members": members}, "params.yaml")
 
 
 def test_a_column_of_vectors_is_named():

@@ -204,6 +204,47 @@ def test_afm():
     check(model, inputs, first_order(body.first_order, inputs) + pooled @ weight + bias)
 
 
+def test_afm_of_categories_alone_leaves_the_numbers_their_weights():
+    model, inputs = built("afm", embedding_dim=5, attention_size=6, pairs="categorical")
+    body = model.body
+    codes = list(lookups(body.vectors.tables, inputs).values())
+    weight, bias = values(body.projection.weight)[0], values(body.projection.bias)
+    pooled = attended(body.attention, codes)
+    check(model, inputs, first_order(body.first_order, inputs) + pooled @ weight + bias)
+
+
+def test_ensemble():
+    members = [
+        {"model": "logistic_regression"},
+        {"model": "fm", "settings": {"embedding_dim": 3}},
+        {"model": "fm", "settings": {"embedding_dim": 3, "loss": "focal"}},
+    ]
+    model, inputs = built("ensemble", members=members)
+    alone = list(model.body.models)
+    with torch.no_grad():
+        logits = [values(one({n: torch.from_numpy(v) for n, v in inputs.items()})) for one in alone]
+    assert not np.allclose(logits[1], logits[2])
+    check(model, inputs, np.mean(logits, axis=0))
+
+
+def test_a_member_of_an_ensemble_steps_as_if_it_were_alone():
+    members = [{"model": "fm"}, {"model": "deepfm", "settings": {"dropout": 0.0}}]
+    model, inputs = built("ensemble", members=members)
+    batch = {n: torch.from_numpy(v) for n, v in inputs.items()}, torch.ones(ROWS)
+    together = model.loss(batch)
+    together.backward()
+    losses = []
+    for member in model.body.models:
+        found = {n: p.grad.to_dense().clone() for n, p in member.named_parameters()}
+        member.zero_grad()
+        loss = member.loss(batch)
+        loss.backward()
+        losses.append(loss.item())
+        for name, weights in member.named_parameters():
+            torch.testing.assert_close(found[name], weights.grad.to_dense(), rtol=1e-5, atol=1e-7)
+    assert together.item() == pytest.approx(np.mean(losses), rel=1e-6)
+
+
 def test_attention_dlrm():
     sizes = {"embedding_dim": 5, "bottom_mlp": [6], "top_mlp": [7, 4], "attention_size": 3}
     model, inputs = built("attention_dlrm", **sizes)

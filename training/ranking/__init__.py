@@ -21,6 +21,7 @@ MODELS: dict[str, str] = {
     "afm": "training.ranking.afm:AFMSettings",
     "attention_dlrm": "training.ranking.attention_dlrm:AttentionDLRMSettings",
     "finalmlp": "training.ranking.finalmlp:FinalMLPSettings",
+    "ensemble": "training.ranking.ensemble:EnsembleSettings",
     "shared_bottom": "training.ranking.shared_bottom:SharedBottomSettings",
     "mmoe": "training.ranking.mmoe:MMoESettings",
     "ple": "training.ranking.ple:PLESettings",

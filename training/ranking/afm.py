@@ -4,14 +4,22 @@ A factorization machine whose pairwise products are weighted by an attention net
 summed to a vector, and that vector to a logit.
 """
 
+from typing import Literal
+
 import torch
 from pydantic import Field
 from torch import nn
 
-from core.merlin import Schema
+from core.merlin import Schema, Tags
 from training.batches import Inputs
 from training.ranking.click_model import ClickModel, assemble
-from training.ranking.layers import FieldVectors, FirstOrder, PairAttention, required_pairs
+from training.ranking.layers import (
+    FieldVectors,
+    FirstOrder,
+    PairAttention,
+    required_inputs,
+    required_pairs,
+)
 from training.ranking.settings import EmbeddingSettings
 
 
@@ -20,6 +28,10 @@ class AFMSettings(EmbeddingSettings):
 
     attention_size: int = Field(16, ge=1)
     """Hidden units of the attention net."""
+
+    pairs: Literal["all", "categorical"] = "all"
+    """Columns that are multiplied with one another; continuous ones that are not keep their linear
+    weight. The cost of a step grows with the square of their number."""
 
     dropout: float = Field(0.2, ge=0, lt=1)
     """Share of the pooled vector's entries dropped in training."""
@@ -31,7 +43,7 @@ class AFM(nn.Module):
     def __init__(self, schema: Schema, settings: AFMSettings) -> None:
         super().__init__()
         self.first_order = FirstOrder(schema)
-        self.vectors = FieldVectors(schema, settings, "afm")
+        self.vectors = FieldVectors(paired(schema, settings), settings, "afm")
         dim = self.vectors.dim
         self.attention = PairAttention(self.vectors.fields, dim, settings.attention_size)
         self.dropout = nn.Dropout(settings.dropout)
@@ -47,7 +59,15 @@ def build(schema: Schema, settings: AFMSettings) -> ClickModel:
     """An AFM on the schema's CATEGORICAL and CONTINUOUS columns.
 
     Raises:
-        UserError: tables of different widths, or fewer than two columns.
+        UserError: tables of different widths, or fewer than two columns to multiply.
     """
-    required_pairs(schema, "afm")
+    required_inputs(schema, "afm", *([Tags.CATEGORICAL] if settings.pairs == "categorical" else []))
+    required_pairs(paired(schema, settings), "afm")
     return assemble("afm", AFM(schema, settings), schema, settings)
+
+
+def paired(schema: Schema, settings: AFMSettings) -> Schema:
+    """The columns that are multiplied with one another."""
+    if settings.pairs == "all":
+        return schema
+    return schema.excluding_by_tag(Tags.TARGET).select_by_tag(Tags.CATEGORICAL)
