@@ -80,9 +80,9 @@ class EngineSettings(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model is trained; auto: on the GPU where torch sees one."""
 
-    precision: Literal["auto", "fp32", "bf16"] = "fp32"
-    """bf16: matrix products in bfloat16 by autocast; weights and losses stay in fp32. auto: bf16
-    where the hardware multiplies it natively, else fp32."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16: matrix products in bfloat16 by autocast; weights and losses stay in fp32. auto: bf16 on
+    a GPU that multiplies it natively, else fp32, so that every CPU gives the same curve."""
 
     compile: bool = False
     """Compile the dense layers with torch.compile. On the CPU this needs a C++ compiler, and did

@@ -32,7 +32,7 @@ def resolve(settings: EngineSettings) -> EngineSettings:
         )
     precision = settings.precision
     if precision == "auto":
-        precision = "bf16" if multiplies_bf16(device) else "fp32"
+        precision = "bf16" if device == "cuda" and multiplies_bf16(device) else "fp32"
     elif precision == "bf16" and not multiplies_bf16(device):
         console.say("precision bf16: this machine has to emulate it, which is slower than fp32")
     return settings.model_copy(update={"device": device, "precision": precision})
