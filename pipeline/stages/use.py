@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from core.artifacts import atomic_path
 from core.console import say
@@ -40,4 +40,16 @@ def _lay(tree: Any, over: Mapping[str, Any]) -> None:
         if isinstance(value, Mapping) and isinstance(tree.get(key), Mapping):
             _lay(tree[key], value)
         else:
-            tree[key] = value
+            tree[key] = _written(value)
+
+
+def _written(value: Any) -> Any:
+    """``value`` as it is to stand in the file: lists in a line, what is shared written out."""
+    if isinstance(value, Mapping):
+        return CommentedMap({key: _written(below) for key, below in value.items()})
+    if not isinstance(value, list):
+        return value
+    line = CommentedSeq(map(_written, value))
+    if not any(isinstance(below, Mapping) for below in value):
+        line.fa.set_flow_style()
+    return line
