@@ -153,6 +153,11 @@ def _cuda_cluster(settings: ClusterSettings, options: dict[str, Any]) -> Any:
     from dask.utils import parse_bytes
     from dask_cuda import LocalCUDACluster
 
+    if settings.workers and settings.workers > gpu.visible():
+        raise UserError(
+            f"cluster.workers {settings.workers}: there are {gpu.visible()} GPUs, and a worker has "
+            "one of its own; set it to no more, or leave it empty"
+        )
     share = parse_bytes(settings.memory_limit) // (settings.workers or gpu.visible())
     return LocalCUDACluster(
         n_workers=settings.workers,

@@ -82,8 +82,10 @@ def integers(column: Any) -> tuple[Array, Array] | None:
     """A GPU's column as int64 numbers ``(rows,)``, 0 where one is missing, and the mask of these;
     None where it holds texts."""
     kind, gaps = column.dtype.kind, missing(column)
-    if kind not in "iuf":
+    if kind not in "iufb":
         return None
+    if kind == "b":
+        column = column.astype("int8")
     if kind == "f" or column.null_count:
         column = column.fillna(0)
     return column.values.astype(np.int64, copy=False), gaps
@@ -243,7 +245,7 @@ def read_parquet(path: str | Path, columns: list[str], row_groups: list[int]) ->
 
 
 def write_parquet(path: str | Path, frame: Any, row_group: int) -> None:
-    """Writes a GPU's frame, encoded and pressed by the GPU, atomically (zstd)."""
+    """Writes a GPU's frame, encoded and compressed by the GPU, atomically (zstd)."""
     with atomic_path(path) as partial:
         frame.to_parquet(
             str(partial), index=False, compression="ZSTD", row_group_size_rows=row_group

@@ -86,7 +86,7 @@ with warnings.catch_warnings():
             adapt_cudf()
         except Exception as error:  # an old driver, say: what needs no cuDF must still run
             gpu.is_broken(error)
-    if gpu.visible() and not gpu.takes_frames():
+    if not gpu.takes_frames():  # Merlin also counts GPUs that CUDA_VISIBLE_DEVICES hides
         hide_gpu()
     import merlin.io  # noqa: F401
     import nvtabular

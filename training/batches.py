@@ -141,7 +141,7 @@ class Batches:
             _check_domains(file, footer, self.schema)
 
     def hand_out_on(self, device: torch.device) -> None:
-        """Batches lie on ``device`` from here on.
+        """Batches lie on ``device`` from here on (offsets of lists may stay on the host).
 
         A GPU reads and shuffles the rows itself where cuDF is installed; else they are read on the
         host and copied a chunk at a time, from pinned memory, while earlier batches are in use.

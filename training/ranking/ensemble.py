@@ -2,8 +2,8 @@
 using deep ensembles", 2017 (arXiv:1612.01474).
 
 Several click models side by side, alike or not, that begin with different weights and see the same
-batches. Nothing is shared: each is trained as it would be alone, and what is predicted is their
-mean. What single nets get wrong by chance cancels out.
+batches. No weight is shared, and what is predicted is the mean of their logits. What single nets
+get wrong by chance cancels out.
 """
 
 from typing import Any
@@ -16,6 +16,7 @@ from core.merlin import Schema
 from core.settings import Settings, validate
 from training import ranking
 from training.batches import Batch, Inputs
+from training.model_settings import ModelSettings
 from training.ranking.click_model import ClickModel, click_target
 from training.ranking.settings import ClickSettings
 
@@ -30,7 +31,7 @@ class MemberSettings(Settings):
     """Its own settings, as in ``ranking.MODEL``; none of ``train``, which the ensemble has."""
 
 
-class EnsembleSettings(ClickSettings):
+class EnsembleSettings(ModelSettings):
     """The models. Their losses and initial weights are what their own settings say."""
 
     members: tuple[MemberSettings, ...] = Field(

@@ -25,7 +25,9 @@ class Bucketize(ops.Bucketize):
     def transform(self, col_selector, df):
         columns = {}
         for name in col_selector.names:
-            values = frames.numbers(df[name])
+            # In the column's own precision: a float32 0.7 is not below the boundary 0.7.
+            kind = df[name].dtype
+            values = frames.numbers(df[name], kind if kind.kind == "f" else np.float64)
             codes = np.full_like(values, FIRST_BUCKET, dtype=self.output_dtype)
             for edge in self.boundaries(name):
                 codes += values >= edge

@@ -115,8 +115,8 @@ class Categorify(ops.Categorify):
     # fit
 
     def fit(self, col_selector, ddf):
-        gpu = lies_on_a_gpu(ddf)
-        combine = functools.partial(merge_counts, folder=self.spill_folder, on_device=gpu)
+        on_device = lies_on_a_gpu(ddf)
+        combine = functools.partial(merge_counts, folder=self.spill_folder, on_device=on_device)
         return tree_reduce(ddf[col_selector.names], count_values, combine)
 
     def settle(self, stats: dict[str, Tally], run: Run) -> dict[str, Tally | CountsFile]:

@@ -21,6 +21,8 @@ TARGET = "__target__"
 """What the target is called in the fit, whatever its own name."""
 LEAST = 1e-6
 """Means are kept this far from 0 and 1 before their logarithm is taken."""
+EQUAL = 0.1
+"""Logarithms of counts that deviate less than this are not scaled up: they differ by chance."""
 TOTALS = "totals"
 """Stands beside the columns' statistics for those of all rows."""
 Statistics = dict[str, pa.Table]
@@ -52,7 +54,8 @@ class TargetEncoding(ops.StatOperator):
             log(p / (1 - p)) - log(m / (1 - m)): 0 for a value of which nothing is known.
         joint: columns of combined values to encode too, as ``TE_A_X_B_<target>``.
         counts: whether there are columns ``TE_X_<target>_count`` too: log(1 + n), less its mean
-            over the training rows and divided by its standard deviation there.
+            over the training rows and divided by its standard deviation there. Of rows with a fold,
+            n is that of the other folds times folds / (folds - 1).
     """
 
     def __init__(
@@ -201,12 +204,18 @@ def _log_odds(means: np.ndarray) -> np.ndarray:
 
 def _scaled_logs(n: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """log(1 + ``n``), ``(values + 1, folds + 1)``, scaled by its mean and deviation over training
-    rows, of which ``counts`` ``(values + 1, folds)`` hold each value in each fold."""
-    logs = np.log1p(n)
+    rows, of which ``counts`` ``(values + 1, folds)`` hold each value in each fold.
+
+    Where a fold is left out, ``n`` counts for as many rows as all folds would hold: or else all
+    values would look more frequent in the rows that do not train.
+    """
+    folds = counts.shape[1]
+    of_all = np.append(np.full(folds, folds / (folds - 1)), 1.0)
+    logs = np.log1p(n * of_all)
     rows = max(counts.sum(), 1)
     mean = (counts * logs[:, :-1]).sum() / rows
-    variance = (counts * np.square(logs[:, :-1] - mean)).sum() / rows
-    return (logs - mean) / (np.sqrt(variance) or 1)
+    deviation = np.sqrt((counts * np.square(logs[:, :-1] - mean)).sum() / rows)
+    return (logs - mean) / (deviation if deviation > EQUAL else 1)
 
 
 def _without_fold(per_fold: np.ndarray) -> np.ndarray:
