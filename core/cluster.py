@@ -123,6 +123,11 @@ def _connect(address: str | None) -> Any:
     return client
 
 
+def _takes_frames() -> bool:
+    """On a worker: it imports this file and with it core.merlin, which is where cuDF is tried."""
+    return gpu.takes_frames()
+
+
 def device_of(client: Any, settings: ClusterSettings) -> frames.Device:
     """Where the workers of ``client``, started by ``settings``, hold the rows.
 
@@ -133,7 +138,7 @@ def device_of(client: Any, settings: ClusterSettings) -> frames.Device:
         return "cuda" if settings.on_gpus() else "cpu"
     if settings.device == "cpu":
         return "cpu"
-    found = client.run(gpu.takes_frames)
+    found = client.run(_takes_frames)
     without = [address for address, takes in found.items() if not takes]
     if settings.device == "cuda" and (without or not found):
         raise UserError(

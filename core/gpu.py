@@ -38,7 +38,7 @@ def fault() -> str:
     """Why no frame can lie on a GPU here; empty where one can."""
     missing = [name for name in RAPIDS if find_spec(name) is None]
     if missing:
-        return f"{', '.join(missing)} is not installed ('make install-gpu')"
+        return f"not all of RAPIDS is installed: {', '.join(missing)} ('make install-gpu')"
     if not visible():
         return "there is no NVIDIA GPU here, or CUDA_VISIBLE_DEVICES hides it"
     return _BROKEN[0] if _BROKEN else ""

@@ -5,6 +5,7 @@ field. Order of precedence: command line, then files (later ones over earlier), 
 """
 
 import difflib
+import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +17,8 @@ from ruamel.yaml.error import YAMLError
 from core.errors import UserError
 
 Tree = dict[str, Any]
+LONGEST_VALUE = 120
+"""Characters of a wrong value that a message shows."""
 SettingsType = TypeVar("SettingsType", bound="Settings")
 
 
@@ -108,7 +111,10 @@ def _explain(settings_class: type[Settings], fault: Any) -> str:
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "missing":
         return f"{location}: this setting is required"
-    return f"{location}: {message[0].lower()}{message[1:]}, got {fault['input']!r}"
+    told = f"{location}: {message[0].lower()}{message[1:]}"
+    if isinstance(fault["input"], Mapping):  # what is wrong between settings of a block is named
+        return told
+    return f"{told}, got {textwrap.shorten(repr(fault['input']), LONGEST_VALUE)}"
 
 
 def _fields_at(settings_class: Any, location: tuple[Any, ...]) -> list[str]:

@@ -22,20 +22,29 @@ def resolve(settings: EngineSettings) -> EngineSettings:
     Raises:
         UserError: ``device`` is cuda and torch sees none.
     """
-    device = settings.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    elif device == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            "train.device: cuda was asked for and torch sees no CUDA device; set it to cpu or "
-            "auto, or install the GPU build of torch and the driver"
-        )
+    device = resolve_device(settings.device)
     precision = settings.precision
     if precision == "auto":
         precision = "bf16" if device == "cuda" and multiplies_bf16(device) else "fp32"
     elif precision == "bf16" and not multiplies_bf16(device):
         console.say("precision bf16: this machine has to emulate it, which is slower than fp32")
     return settings.model_copy(update={"device": device, "precision": precision})
+
+
+def resolve_device(device: str) -> str:
+    """``device`` as what ``auto`` means on this machine: cpu or cuda.
+
+    Raises:
+        UserError: it is cuda and torch sees none.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "train.device: cuda was asked for and torch sees no CUDA device; set it to cpu or "
+            "auto, or install the GPU build of torch and the driver"
+        )
+    return device
 
 
 def keep_freed_memory() -> None:

@@ -47,7 +47,7 @@ def inference(
     columns = model_columns(recipe, model, schema)
     batches = Batches(split, schema, size, columns=columns, shuffle=False)
     count = min(len(batches), max(1, settings.inference_rows // size))
-    device = torch.device(hardware.resolve(engine).device)
+    device = torch.device(hardware.resolve_device(engine.device))
     model.to(device)
     held = [hardware.to_device(batch, device) for batch in itertools.islice(batches, count)]
     seconds = []

@@ -49,7 +49,7 @@ def evaluate(
     if not record["train"]["tables_out_of_core"] and getattr(trained, "learns_by_gradient", True):
         from training import hardware
 
-        trained.to(hardware.resolve(params.engine(recipe)).device)
+        trained.to(hardware.resolve_device(params.engine(recipe).device))
     judge = {
         "ranking": evaluate_ranking,
         "sessions": evaluate_sessions,

@@ -40,7 +40,7 @@ def train(
 
     params = params or Params.read()
     engine = params.engine(recipe)
-    device = hardware.resolve(engine).device
+    device = hardware.resolve_device(engine.device)
     with ranks.joined(device, engine.process_timeout_minutes):
         return _train(recipe, Path(input), Path(output), params, engine, model)
 

@@ -50,7 +50,7 @@ def test_gpus_are_those_that_the_process_may_use(monkeypatch, named, visible):
 def test_what_is_missing_is_named(monkeypatch):
     monkeypatch.setattr(gpu, "fault", FAULT)
     monkeypatch.setattr(gpu, "find_spec", lambda name: None if name == "cupy" else object())
-    assert gpu.fault() == "cupy is not installed ('make install-gpu')"
+    assert gpu.fault() == "not all of RAPIDS is installed: cupy ('make install-gpu')"
     monkeypatch.setattr(gpu, "find_spec", lambda name: object())
     monkeypatch.setattr(gpu, "visible", lambda: 0)
     assert "no NVIDIA GPU" in gpu.fault() and not gpu.takes_frames()

@@ -115,7 +115,7 @@ def on_a_machine_with_a_gpu(*arguments):
 def test_a_gpu_without_cudf_is_left_to_torch():
     has_gpu, has_cudf, fault = on_a_machine_with_a_gpu("without")
     assert (has_gpu, has_cudf) == ("False", "False")
-    assert fault.startswith("cudf") and "make install-gpu" in fault
+    assert "cudf" in fault and "make install-gpu" in fault
 
 
 @RAPIDS

@@ -125,3 +125,25 @@ def test_one_setting_says_where_everything_runs():
     assert Params.read([]).section("cluster").device == "auto"
     with pytest.raises(UserError, match="device: expected auto, cpu or cuda, got 'gpu'"):
         Params.read([], ["device=gpu"])
+
+
+def test_what_is_wrong_in_a_block_is_told_without_the_whole_block():
+    crosses = {"preprocess": {"workflow": {"target_crosses": [["C1", "I99"]]}}}
+    with pytest.raises(UserError) as told:
+        Params({"ranking": crosses}, "p.yaml").section("ranking.preprocess")
+    expected = "workflow: target_crosses: I99 is none of I1 to I13, C1 to C26"
+    assert str(told.value) == f"p.yaml: ranking.preprocess: {expected}"
+
+
+@pytest.mark.parametrize(
+    ("crosses", "message"),
+    [
+        ([["C1"]], "needs two columns or more, each once"),
+        ([["C1", "C1"]], "needs two columns or more, each once"),
+        ([["C1", "I2"], ["I2", "C1"]], r"\['I2', 'C1'\] is there twice"),
+    ],
+)
+def test_crosses_that_cannot_be(crosses, message):
+    tree = {"ranking": {"preprocess": {"workflow": {"target_crosses": crosses}}}}
+    with pytest.raises(UserError, match=message):
+        Params(tree, "p.yaml").section("ranking.preprocess")
