@@ -39,7 +39,7 @@ from pipeline import fitting, held_out
 from pipeline.held_out import HELD_OUT, Settled
 from pipeline.splits import SPLITS
 from workflows.executor import transform
-from workflows.ops.categorify import OOV
+from workflows.ops.codes import OOV
 from workflows.state import save_state
 
 ROW_GROUP = 65_536

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from core.merlin import Dataset, Workflow, ops
 from workflows.ops import Categorify
-from workflows.ops.categorify import FIRST_VALUE, NULL, OOV
+from workflows.ops.categorify import FIRST_VALUE
+from workflows.ops.codes import NULL, OOV
 from workflows.ops.hash_counts import sum_counts, value_counts
 from workflows.ops.hash_index import HashIndex
 

@@ -18,16 +18,16 @@ from core.artifacts import write_parquet
 from core.hashing import mix
 from core.merlin import ops
 from workflows.ops import hash_counts, spill
+from workflows.ops.codes import NULL, OOV
 from workflows.ops.hash_index import ALL_VALID, HashIndex
 from workflows.ops.lookup import ABSENT, ValueLookup
 from workflows.ops.reduction import lies_on_a_gpu, tree_reduce
-from workflows.ops.spill import Counts, CountsFile, Tally, one_array
-from workflows.ops.values import as_values, counted_on_device
+from workflows.ops.spill import Counts, CountsFile, Tally
+from workflows.ops.values import as_values, counted_on_device, one_array
 
-PADDING, NULL, OOV = 0, 1, 2
 FIRST_VALUE = 3
-"""Codes, as NVTabular gives them: padding, null, unknown, then values by falling frequency. With
-``num_buckets`` b the unknown values share the codes 2 to 1 + b, and the first value has 2 + b."""
+"""The code of the most frequent value; the others follow by falling frequency. With ``num_buckets``
+b the unknown values share the codes 2 to 1 + b, and the first value has 2 + b."""
 
 COLUMNS_AT_ONCE = 4
 ENTRIES_IN_MEMORY = 1 << 22

@@ -4,10 +4,10 @@ from typing import Any
 
 from core.merlin import ColumnSchema
 
-PADDING, NULL = 0, 1
+PADDING, NULL, OOV = 0, 1, 2
+"""The first codes, as NVTabular gives them: padding, missing, and a value not seen before."""
 FIRST_BUCKET = 3
-"""Codes of operators without a vocabulary: 0 padding, 1 null, 3 and more the buckets. 2 stays free:
-it marks an unseen value, which they do not know."""
+"""First code of operators without a vocabulary, which never give OOV."""
 
 
 def with_codes(column: ColumnSchema, cardinality: int, **properties: Any) -> ColumnSchema:

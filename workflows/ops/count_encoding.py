@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 from core import frames
 from core.artifacts import write_parquet
 from core.merlin import ColumnSchema, Schema, Tags, ops
-from workflows.ops.lookup import ValueLookup, one_array, one_type
+from workflows.ops.lookup import ValueLookup, one_type
 from workflows.ops.reduction import tree_reduce
-from workflows.ops.values import as_values, counted_on_device
+from workflows.ops.values import as_values, counted_on_device, one_array
 
 SUFFIX = "_count"
 Counted = tuple[pa.Array, np.ndarray]

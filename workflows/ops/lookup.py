@@ -28,11 +28,6 @@ def one_type(arrays: list[pa.Array]) -> pa.ChunkedArray:
     return pa.chunked_array(chunks, kind)
 
 
-def one_array(chunked: pa.ChunkedArray) -> pa.Array:
-    """A column of a table in one piece."""
-    return pa.concat_arrays(chunked.chunks) if chunked.num_chunks else pa.array([], chunked.type)
-
-
 class ValueLookup:
     """Where each value of a column stands in ``values``.
 

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from core.artifacts import atomic_path
 from workflows.ops import hash_counts
 from workflows.ops.hash_index import text_buckets
+from workflows.ops.values import one_array
 
 Counts = tuple[pa.Array, np.ndarray]
 """Distinct values, and how often each was seen."""
@@ -259,8 +260,3 @@ def added(
         write_counts(path, together)
         return CountsFile(path)
     return next(together, first)
-
-
-def one_array(chunked: pa.ChunkedArray) -> pa.Array:
-    """A column of a table in one piece."""
-    return chunked.combine_chunks() if isinstance(chunked, pa.ChunkedArray) else chunked

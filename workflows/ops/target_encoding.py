@@ -12,10 +12,10 @@ from core import frames
 from core.artifacts import write_parquet
 from core.merlin import ColumnSchema, Schema, Tags, ops
 from workflows.ops.joint_value import JointValues
-from workflows.ops.lookup import ValueLookup, one_array, one_type
+from workflows.ops.lookup import ValueLookup, one_type
 from workflows.ops.reduction import tree_reduce
 from workflows.ops.row_fold import FOLD, RowFold
-from workflows.ops.values import as_values
+from workflows.ops.values import as_values, one_array
 
 TARGET = "__target__"
 """What the target is called in the fit, whatever its own name."""

@@ -20,13 +20,17 @@ def as_values(column: Any) -> pa.Array:
         values = pa.array(column.array)
     else:
         values = pa.array(column.to_numpy(), from_pandas=True)
-    if isinstance(values, pa.ChunkedArray):
-        values = values.combine_chunks()
+    values = one_array(values)
     if pa.types.is_floating(values.type) or pa.types.is_boolean(values.type):
         return values.cast(pa.int64(), safe=False)  # integers with nulls arrive as floats
     if pa.types.is_integer(values.type):
         return values.cast(pa.int64(), safe=False)
     return values.cast(pa.string())
+
+
+def one_array(values: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """A column of a table in one piece."""
+    return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
 
 
 def counted_on_device(column: Any) -> tuple[pa.Array, np.ndarray]:
