@@ -112,8 +112,8 @@ def _explain(settings_class: type[Settings], fault: Any) -> str:
     if fault["type"] == "missing":
         return f"{location}: this setting is required"
     told = f"{location}: {message[0].lower()}{message[1:]}"
-    if isinstance(fault["input"], Mapping):  # what is wrong between settings of a block is named
-        return told
+    if isinstance(fault["input"], Mapping) and fault["type"] == "value_error":
+        return told  # what is wrong between the settings of a block is named
     return f"{told}, got {textwrap.shorten(repr(fault['input']), LONGEST_VALUE)}"
 
 

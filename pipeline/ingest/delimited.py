@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from core.errors import UserError
@@ -21,7 +22,15 @@ from pipeline.ingest.blocks import Block
 from pipeline.ingest.quarantine import BadLine
 from pipeline.ingest.rows import Rows
 
-SEPARATORS = {",": "a comma", "\t": "a tab", ";": "a semicolon", "|": "a bar"}
+TWO_COLONS = "::"
+"""What GroupLens puts between the fields of ratings.dat; quotes mean nothing there."""
+SEPARATORS = {
+    ",": "a comma",
+    "\t": "a tab",
+    ";": "a semicolon",
+    "|": "a bar",
+    TWO_COLONS: "two colons",
+}
 TYPE_SUFFIX = re.compile(r":(token|float)(_seq)?$")
 
 
@@ -51,7 +60,7 @@ def pieces(
     """The blocks of one file without its header row, each with the file's dialect.
 
     Args:
-        separator: one character, or ``auto`` to tell it from the first line.
+        separator: one character, two colons, or ``auto`` to tell it from the first line.
         names: the columns' names where the file has no header row.
         wanted: names that the settings ask for; they help to tell the separator.
     """
@@ -81,6 +90,7 @@ def read_dialect(
         raise UserError(f"{path}:1: the header row is not UTF-8; convert the file first") from None
     if separator == "auto":
         separator = _sniff(text, quote, names, wanted)
+    quote = "" if separator == TWO_COLONS else quote
     found = names if names is not None else split_line(text, separator, quote)
     return Dialect(tuple(plain_name(name, wanted) for name in found), separator, quote)
 
@@ -94,6 +104,8 @@ def plain_name(name: str, wanted: list[str]) -> str:
 
 def split_line(text: str, separator: str, quote: str) -> list[str]:
     """The fields of one line (the whole line, if its quotes make no sense)."""
+    if separator == TWO_COLONS:
+        return text.split(TWO_COLONS)
     quoting = csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE
     options = {"quotechar": quote} if quote else {}
     try:
@@ -124,7 +136,8 @@ def read_rows(piece: Piece, wanted: list[str], max_line_bytes: int) -> Rows:
     found = np.empty((block.lines, 4), np.int64)
     rec.scan_records(
         np.frombuffer(text, np.uint8),
-        ord(dialect.separator),
+        ord(dialect.separator[0]),
+        dialect.separator == TWO_COLONS,
         ord(dialect.quote) if dialect.quote else -1,
         len(dialect.names),
         max_line_bytes,
@@ -197,6 +210,10 @@ def _parse(text: bytes, rows: int, dialect: Dialect, wanted: list[str]) -> dict[
     positions = {name: str(dialect.names.index(name)) for name in wanted if name in dialect.names}
     if not rows:
         return {name: pa.array([], pa.string()) for name in positions}
+    if dialect.separator == TWO_COLONS:  # pyarrow's parser knows separators of one byte
+        lines = text.decode().replace("\r\n", "\n").removesuffix("\n").split("\n")
+        fields = pc.split_pattern(pa.array(lines), TWO_COLONS)
+        return {name: pc.list_element(fields, int(at)) for name, at in positions.items()}
     table = pacsv.read_csv(
         io.BytesIO(text),
         pacsv.ReadOptions(

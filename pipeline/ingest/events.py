@@ -51,8 +51,8 @@ class EventSourceSettings(SourceSettings):
     else by its first bytes. csv stands for any text with a separator."""
 
     separator: str = "auto"
-    """Between the fields of text: one character, or comma, tab, semicolon, bar. auto: told from the
-    first line."""
+    """Between the fields of text: one character, or comma, tab, semicolon, bar, or two colons (::).
+    auto: told from the first line."""
 
     quote: str = '"'
     """The character around fields that hold separators; '' if quotes mean nothing."""
@@ -78,8 +78,12 @@ class EventSourceSettings(SourceSettings):
     @classmethod
     def _separator(cls, value: str) -> str:
         value = SEPARATOR_NAMES.get(value, value)
-        if value != "auto" and (len(value.encode()) != 1 or value in "\r\n"):
-            raise ValueError("separator must be one ASCII character, a name such as tab, or auto")
+        if value in ("auto", delimited.TWO_COLONS):
+            return value
+        if len(value.encode()) != 1 or value in "\r\n":
+            raise ValueError(
+                "separator must be one ASCII character, a name such as tab, two colons or auto"
+            )
         return value
 
     @field_validator("quote")

@@ -13,12 +13,13 @@ _NEWLINE, _RETURN = 10, 13
 
 
 @compiled
-def scan_records(text, separator, quote, fields, max_line, records):
+def scan_records(text, separator, doubled, quote, fields, max_line, records):
     """Finds the records, one a line; ``text`` must end with a line end.
 
     Args:
         text: uint8 ``(bytes,)``.
         separator: the byte between fields.
+        doubled: whether it takes two of them.
         quote: the byte around quoted fields, or -1.
         fields: how many a record must have.
         max_line: longer lines are bad.
@@ -34,7 +35,8 @@ def scan_records(text, separator, quote, fields, max_line, records):
         while text[position] != _NEWLINE:
             byte = text[position]
             position += 1
-            if byte == separator:
+            if byte == separator and (not doubled or text[position] == separator):
+                position += doubled
                 found += 1
                 at_start = True
                 continue

@@ -57,6 +57,28 @@ def test_text_with_any_separator(run, write, name, separator, end):
     )
 
 
+@pytest.mark.parametrize("separator", ["auto", "::"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_ratings_between_two_colons(run, write, separator, end):
+    good = ["1::a:b::4.5::964982703", "1::c:::5::964982704", "3::\x1f🎬::1::964982708", ""]
+    bad = ['2::"d::3::964982705\u2028', "2::e::3", "2::f::3::964982706::", "2::::3::964982707"]
+    text = end.join([*good[:2], *bad, *good[2:]])
+    result = run(
+        "sessions",
+        write("ratings.dat", text),
+        columns={"session_id": "u", "item_id": "i", "timestamp": "t"},
+        column_names=["u", "i", "r", "t"],
+        separator=separator,
+    )
+    assert ids(result) == [(1, "a:b"), (1, "c"), (3, "\x1f🎬")]
+    assert result.reasons == [
+        (3, "t: not a unix_s time (setting time_format): '964982705\\u2028'"),
+        (4, "expected 4 fields separated by two colons, found 3"),
+        (5, "expected 4 fields separated by two colons, found 5"),
+        (6, "i: missing"),
+    ]
+
+
 @pytest.mark.parametrize("name", ["a.jsonl", "a.ndjson.gz", "noextension"])
 def test_json_lines(run, write, name):
     rows = [dict(zip(COLUMNS.values(), row, strict=True)) | {"other": {"a": [1]}} for row in ROWS]

@@ -135,6 +135,11 @@ def test_what_is_wrong_in_a_block_is_told_without_the_whole_block():
     assert str(told.value) == f"p.yaml: ranking.preprocess: {expected}"
 
 
+def test_a_block_in_the_place_of_a_value_is_shown():
+    with pytest.raises(UserError, match=r"separator: input should be a valid string, got \{'x': 1"):
+        Params({"sessions": {"source": {"separator": {"x": 1}}}}, "p").section("sessions.source")
+
+
 @pytest.mark.parametrize(
     ("crosses", "message"),
     [
