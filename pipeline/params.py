@@ -43,7 +43,7 @@ ENGINE = "training.engine_settings:EngineSettings"
 SECTIONS: dict[str, Section] = {
     "cluster": Section("core.cluster:ClusterSettings"),
     "ranking.generate": Section("pipeline.synthetic.criteo:CriteoGenerateSettings"),
-    "ranking.source": Section("pipeline.ingest.criteo:CriteoSourceSettings"),
+    "ranking.source": Section("pipeline.ingest.clicks:ClickSourceSettings"),
     "ranking.preprocess": Section("pipeline.preprocess_ranking:RankingPreprocessSettings"),
     **{f"ranking.{name}": Section(settings) for name, settings in CLICK_MODELS.items()},
     "ranking.train": Section(ENGINE),
@@ -105,7 +105,19 @@ class Params:
         defaults = SECTIONS[name].defaults
         if self.tree.get(DEVICE) and (name == "cluster" or SECTIONS[name].settings == ENGINE):
             defaults = {**defaults, DEVICE: self.tree[DEVICE]}
+        if name == "ranking.preprocess":
+            defaults = {**defaults, **self._columns_read()}
         return defaults
+
+    def _columns_read(self) -> Mapping[str, Any]:
+        """What the workflow of a click log makes of columns of its own: all that are read; numbers
+        as they are, which need not be counts as Criteo's."""
+        columns = self._given("ranking.source").get("columns")
+        if not isinstance(columns, Mapping):
+            return {}
+        kinds = ("labels", "continuous", "categorical")
+        read = {kind: columns.get(kind, []) for kind in kinds}
+        return {"workflow": {**read, "dense_transform": "none", "dense_missing": "median"}}
 
     def _given(self, name: str) -> Mapping[str, Any]:
         given: Any = self.tree

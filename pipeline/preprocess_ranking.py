@@ -13,6 +13,7 @@ from pydantic import Field
 
 from core import frames
 from core.cluster import ClusterSettings
+from core.errors import UserError
 from core.merlin import Workflow
 from core.settings import Settings
 from pipeline import splits
@@ -66,16 +67,28 @@ def prepare(
     growing = can_grow(settings.split)
     return Job(
         parts=ranking_parts(log, ranges, settings.rows_per_part),
-        read=read_rows,
+        read=RowReader(settings.workflow),
         workflow=partial(workflow, settings, list(manifest["columns"])),
-        schema=ranking.raw_schema(),
+        schema=ranking.raw_schema(settings.workflow),
         about={"unit": "rows", **origin(manifest), "ranges": told},
         hold_out=(lambda folder: hold_out(log, ranges, folder)) if growing else None,
     )
 
 
 def workflow(settings: RankingPreprocessSettings, columns: list[str]) -> Workflow:
-    """The unfitted workflow for a raw log that has ``columns``."""
+    """The unfitted workflow for a raw log that has ``columns``.
+
+    Raises:
+        UserError: one that the settings name is not among them.
+    """
+    for setting in ("labels", "continuous", "categorical", "vectors"):
+        missing = [name for name in getattr(settings.workflow, setting) if name not in columns]
+        if missing:
+            raise UserError(
+                f"ranking.preprocess.workflow.{setting}: the raw log has no column "
+                f"{', '.join(missing)} (it has {', '.join(columns)}); name those that it has, or "
+                "read more by ranking.source.columns and run ingest again"
+            )
     return ranking.build(settings.workflow)
 
 
@@ -178,25 +191,29 @@ class RowReader:
     """Reads rows of one raw file: ``source`` is its path, the first row and the one after the last.
 
     Only the row groups that hold them are read, by the GPU where the rows are to lie there.
+
+    Args:
+        labelled: whether the file holds the labels; where it does not, they are 0.
     """
+
+    def __init__(self, settings: RankingWorkflowSettings, labelled: bool = True) -> None:
+        self.settings = settings
+        unread = () if labelled else settings.labels
+        self.names = [name for name in ranking.raw_columns(settings) if name not in unread]
 
     def __call__(self, source: tuple[str, int, int], split: str) -> pd.DataFrame:
         path, start, stop = source
         with pq.ParquetFile(path) as file:
             groups, first = row_groups(file.metadata, start, stop)
-            names = list(ranking.RAW_TYPES)
-            table = file.read_row_groups(groups, columns=names, use_threads=False)
-        frame = ranking_frame(table.slice(start - first, stop - start))
+            table = file.read_row_groups(groups, columns=self.names, use_threads=False)
+        frame = ranking_frame(table.slice(start - first, stop - start), self.settings)
         return ranking.for_split(frame, split)
 
     def on_device(self, source: tuple[str, int, int], split: str) -> Any:
         path, start, stop = source
         groups, first = row_groups(pq.read_metadata(path), start, stop)
-        frame = frames.read_parquet(path, list(ranking.RAW_TYPES), groups)
+        frame = frames.read_parquet(path, self.names, groups)
         return ranking.for_split(frame.iloc[start - first : stop - first], split)
-
-
-read_rows = RowReader()
 
 
 def row_groups(footer: pq.FileMetaData, start: int, stop: int) -> tuple[list[int], int]:
@@ -211,20 +228,24 @@ def row_groups(footer: pq.FileMetaData, start: int, stop: int) -> tuple[list[int
     return groups, first
 
 
-def ranking_frame(table: pa.Table) -> pd.DataFrame:
-    """Raw rows as the ranking workflow reads them: numbers as NumPy's, categories as Arrow's.
+def ranking_frame(table: pa.Table, settings: RankingWorkflowSettings) -> pd.DataFrame:
+    """Raw rows as the ranking workflow reads them: numbers as NumPy's, categories as Arrow's,
+    vectors as objects; labels that are not there are 0.
 
     Arrow's columns are taken as they are, with their nulls; NumPy's would be floats with NaN, each
     copied whenever the workflow selects some of them.
     """
-    columns = {}
-    dense = np.empty((len(ranking.DENSE), table.num_rows))  # one block: huge pages
-    for name, dtype in ranking.RAW_TYPES.items():
-        if name in ranking.CATEGORICAL and pa.types.is_integer(table[name].type):
-            columns[name] = pd.Series(pd.arrays.ArrowExtensionArray(table[name]), copy=False)
-        elif name in ranking.DENSE:
-            columns[name] = dense[ranking.DENSE.index(name)]
-            columns[name][:] = table[name].to_numpy()
-        else:
-            columns[name] = table[name].to_numpy().astype(dtype, copy=False)
+    columns: dict[str, Any] = {}
+    for name in settings.labels:
+        known = name in table.column_names
+        columns[name] = table[name].to_numpy() if known else np.zeros(table.num_rows)
+        columns[name] = columns[name].astype(np.int8, copy=False)
+    dense = np.empty((len(settings.continuous), table.num_rows))  # one block: huge pages
+    for row, name in zip(dense, settings.continuous, strict=True):
+        row[:] = table[name].to_numpy()
+        columns[name] = row
+    for name in settings.categorical:
+        columns[name] = pd.Series(pd.arrays.ArrowExtensionArray(table[name]), copy=False)
+    for name in settings.vectors:
+        columns[name] = table[name].to_pandas()
     return pd.DataFrame(columns, copy=False)

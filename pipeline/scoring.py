@@ -75,7 +75,8 @@ def write_table(frame: pl.DataFrame, output: str | Path) -> None:
 
 
 def score(bundle: str | Path, input: str | Path, output: str | Path) -> pl.DataFrame:
-    """The click probability of every row of a raw Criteo log.
+    """The click probability of every row of a raw click log; of several labels the first's. A log
+    with columns of its own needs no labels.
 
     Returns:
         ``row`` (from 0, in input order, of the rows that could be read) and ``probability``, as
@@ -86,7 +87,8 @@ def score(bundle: str | Path, input: str | Path, output: str | Path) -> pl.DataF
     loaded.require("ranking", "score")
     workflow = loaded.workflow()
     with tempfile.TemporaryDirectory() as scratch:
-        manifest = ingest("ranking", loaded.source, input, Path(scratch) / "raw", quiet=True)
+        source = loaded.source.without_labels()
+        manifest = ingest("ranking", source, input, Path(scratch) / "raw", quiet=True)
         frames = list(_probabilities(loaded, workflow, Path(scratch) / "raw", manifest))
     scored = pl.DataFrame({"probability": np.concatenate(frames)}).with_row_index("row")
     write_table(scored, output)
@@ -99,12 +101,15 @@ def _probabilities(
 ) -> Iterator[np.ndarray]:
     import torch
 
+    read = preprocess_ranking.RowReader(
+        loaded.preprocess.workflow, labelled=loaded.source.columns is None
+    )
     with progress("scoring", manifest["rows_written"], "rows") as advance:
         for shard in manifest["shards"]:
             for first in range(0, shard["rows"], ROWS_AT_ONCE):
                 last = min(shard["rows"], first + ROWS_AT_ONCE)
                 path = str(raw / shard["file"])
-                rows = preprocess_ranking.read_rows((path, first, last), "test")
+                rows = read((path, first, last), "test")
                 frame = workflow.transform(rows)
                 names = loaded.model.input_names
                 inputs = {name: torch.from_numpy(frame[name].to_numpy()) for name in names}

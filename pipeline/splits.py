@@ -17,6 +17,10 @@ VALIDATE_ALWAYS = ("last_day_halves", "leave_one_out")
 """Kinds whose validation part is not a share."""
 
 
+class EmptySplit(UserError):
+    """A log or window that leaves a split without anything."""
+
+
 class SplitSettings(Settings):
     """How a log is cut into train, valid and test, earlier rows first."""
 
@@ -124,6 +128,11 @@ def window_days(settings: SplitSettings, days: int) -> tuple[int, int]:
     Raises:
         UserError: the log has no such day, or none before it.
     """
+    if days < 2:
+        raise UserError(
+            "split.kind 'window': the log has one day only, and a window needs a day that tests "
+            "and one before it that trains; add a day to the log, or set split.kind to fraction"
+        )
     day = settings.test_day if settings.test_day >= 0 else days + settings.test_day
     if not 1 <= day < days:
         raise UserError(
@@ -189,7 +198,34 @@ def start_bounds(settings: SplitSettings, starts: np.ndarray, settled: int = 0) 
 def time_bounds(settings: SplitSettings, starts: np.ndarray, settled: int = 0) -> dict[str, int]:
     """``valid_start`` and ``test_start`` as of :func:`start_bounds`; for kind: window also
     ``start`` and ``end``, outside of which nothing is used. Milliseconds since 1970 UTC; days
-    begin at midnight UTC, and days without any start count."""
+    begin at midnight UTC, and days without any start count.
+
+    Raises:
+        EmptySplit: nothing would train.
+        UserError: for kind: window, the log has no such day.
+    """
+    bounds = _time_bounds(settings, starts, settled)
+    trains = (starts >= bounds.get("start", 0)) & (starts < bounds["valid_start"])
+    if not settled and not trains.any():
+        raise EmptySplit(_why_nothing_trains(settings, starts))
+    return bounds
+
+
+def _why_nothing_trains(settings: SplitSettings, starts: np.ndarray) -> str:
+    if starts.min() == starts.max():
+        return (
+            f"split.kind '{settings.kind}' cuts by time, and all {len(starts):,} times that it "
+            "could cut at are the same, so nothing is left to train; is columns.timestamp the "
+            "right column? Without times set split.kind to leave_one_out or files"
+        )
+    days = " of the days that split.train_days allows" if settings.train_days else ""
+    return (
+        f"split.kind '{settings.kind}': nothing{days} is left to train before what is held out; "
+        "hold out less, or add more of the log"
+    )
+
+
+def _time_bounds(settings: SplitSettings, starts: np.ndarray, settled: int) -> dict[str, int]:
     if settings.kind != "window":
         valid_start, test_start = start_bounds(settings, starts, settled)
         return {"valid_start": valid_start, "test_start": test_start}

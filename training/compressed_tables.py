@@ -12,7 +12,13 @@ from torch import nn
 
 from core.errors import UserError
 from core.merlin import ColumnSchema, Schema
-from training.embeddings import NORMAL_SCALE, Initialisation, TableGroup
+from training.embeddings import (
+    NORMAL_SCALE,
+    Initialisation,
+    Projection,
+    TableGroup,
+    initialise,
+)
 from training.ranking.settings import TableSettings
 
 Vectors = dict[str, torch.Tensor]
@@ -41,7 +47,8 @@ def make_tables(
                 f"tables.kind {settings.kind}: needs one embedding_dim for all tables, "
                 "got 'cardinality'; set a number"
             )
-        return WidthGroups(schema, {c.name: cardinality_dim(rows_of(c)) for c in schema})
+        dims = {column.name: cardinality_dim(rows_of(column)) for column in schema}
+        return WidthGroups(schema, dims, initialisation)
     if settings.kind == "quotient_remainder":
         return QuotientRemainderTables(schema, dim, settings, initialisation)
     if settings.kind == "hashed":
@@ -115,8 +122,8 @@ class QuotientRemainderTables(nn.Module):
         """
         for name, total in rows.items():
             wanted = _deviation(total, initialisation)
-            quotients = self._rows(f"{name}//", -(-total // self.collisions))
-            remainders = self._rows(f"{name}%", self.collisions)
+            quotients = _weights(self.parts, f"{name}//", -(-total // self.collisions))
+            remainders = _weights(self.parts, f"{name}%", self.collisions)
             if self.operation == "multiply":
                 _fill(quotients, wanted, initialisation)
                 remainders.normal_(1.0, NEAR_ONE)
@@ -124,10 +131,6 @@ class QuotientRemainderTables(nn.Module):
             share = 2**-0.5 if self.operation == "add" else 1.0
             for weight in (quotients, remainders):
                 _fill(weight, wanted * share, initialisation)
-
-    def _rows(self, name: str, count: int) -> torch.Tensor:
-        start = self.parts.rows(name).start
-        return self.parts.table.weight[start : start + count]
 
     def forward(self, inputs: Vectors, batch: Any = None) -> Vectors:
         """Codes ``(batch,)`` by name → vectors ``(batch, dim)`` by name."""
@@ -169,6 +172,10 @@ class HashedTables(nn.Module):
         self.keys = {name: f"{name}#" if name in shared else name for name in self.names}
         tables = {self.keys[c.name]: (c.name, self.rows.get(c.name, rows_of(c))) for c in schema}
         self.tables = _resized(schema, tables, dim, initialisation)
+        for name, rows in self.rows.items():
+            # As a full table's rows: fewer of them would start wider with dlrm.
+            shared_rows = _weights(self.tables, self.keys[name], rows)
+            initialise(shared_rows, initialisation, rows_of(schema[name]))
 
     def forward(self, inputs: Vectors, batch: Any = None) -> Vectors:
         """Codes ``(batch,)`` by name → vectors ``(batch, dim)`` by name."""
@@ -191,7 +198,7 @@ class WidthGroups(nn.Module):
     """
 
     def __init__(
-        self, schema: Schema, dims: dict[str, int], initialisation: Initialisation = "normal"
+        self, schema: Schema, dims: dict[str, int], initialisation: Initialisation
     ) -> None:
         super().__init__()
         self.names, self.dims = schema.column_names, dims
@@ -231,13 +238,9 @@ class MixedTables(nn.Module):
             for name, count in rows.items()
         }
         self.tables = WidthGroups(schema, dims, initialisation)
-        self.projections = nn.ModuleDict()
-        for name, width in dims.items():
-            if width < dim:
-                projection = nn.Linear(width, dim, bias=False)
-                # A sum of `width` products then has the variance of one entry of the table.
-                nn.init.normal_(projection.weight, 0.0, width**-0.5)
-                self.projections[name] = projection
+        self.projections = nn.ModuleDict(
+            {name: Projection(width, dim) for name, width in dims.items() if width < dim}
+        )
 
     def forward(self, inputs: Vectors, batch: Any = None) -> Vectors:
         """Codes ``(batch,)`` by name → vectors ``(batch, dim)`` by name."""
@@ -282,6 +285,12 @@ def _resized(
             column.with_properties({"domain": {"min": 0, "max": rows - 1, "name": domain}})
         )
     return TableGroup(Schema(columns), dim, initialisation) if columns else None
+
+
+def _weights(group: TableGroup, name: str, rows: int) -> torch.Tensor:
+    """The rows of one table, ``(rows, dim)``."""
+    start = group.rows(name).start
+    return group.table.weight[start : start + rows]
 
 
 def _deviation(rows: int, initialisation: Initialisation) -> float:

@@ -91,6 +91,20 @@ class TableGroup(nn.Module):
         return vectors.view(len(self.names), -1, vectors.shape[1]).transpose(0, 1)
 
 
+class Projection(nn.Linear):
+    """Widens the narrow rows of a table: a part of the tables, which starts as they do.
+
+    A sum of ``width`` products then has the variance of one entry of the table.
+    """
+
+    def __init__(self, width: int, dim: int) -> None:
+        super().__init__(width, dim, bias=False)
+
+    def reset_parameters(self) -> None:
+        """Weights are N(0, 1 / width)."""
+        nn.init.normal_(self.weight, 0.0, self.in_features**-0.5)
+
+
 def stack_vectors(tables: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     """The vectors of all columns, ``(batch, columns, dim)``, of tables of one width."""
     if isinstance(tables, TableGroup):
@@ -99,15 +113,18 @@ def stack_vectors(tables: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.T
 
 
 @torch.no_grad()
-def initialise(weight: torch.Tensor, initialisation: Initialisation) -> None:
+def initialise(
+    weight: torch.Tensor, initialisation: Initialisation, rows: int | None = None
+) -> None:
     """Fills a table's weights ``(rows, dim)``.
 
     Args:
         initialisation: ``dlrm``: uniform within ±1/√rows, as Facebook's DLRM; ``normal``:
             N(0, 0.01²), the same for every table. Merlin's N(0, 1) is far too wide for the dot
             products of DLRM.
+        rows: of the full table, where ``weight`` stands for one with more rows than it has.
     """
-    bound = len(weight) ** -0.5
+    bound = (rows or len(weight)) ** -0.5
     for values in weight.view(-1).split(ELEMENTS_AT_ONCE):
         if initialisation == "dlrm":
             values.uniform_(-bound, bound)
@@ -120,10 +137,11 @@ def initialise_layers(model: nn.Module) -> None:
     """Linear layers as Facebook's DLRM starts them.
 
     Weights ``(out, in)`` are N(0, 2 / (in + out)), biases N(0, 1 / out): wider than torch's own,
-    which matters where a net is best after one pass over the data.
+    which matters where a net is best after one pass over the data. Projections of tables are no
+    layers of DLRM and stay as they are.
     """
     for layer in model.modules():
-        if isinstance(layer, nn.Linear):
+        if isinstance(layer, nn.Linear) and not isinstance(layer, Projection):
             outputs, inputs = layer.weight.shape
             layer.weight.normal_(0.0, (2 / (inputs + outputs)) ** 0.5)
             if layer.bias is not None:

@@ -234,6 +234,7 @@ class Run:
 
     def _validate(self) -> None:
         self._add_losses()
+        self._agree()
         done = itertools.count(1)
 
         def advance() -> None:
@@ -265,6 +266,7 @@ class Run:
         progress = self.progress
         if self.valid is None:
             self._record({})
+            self._agree()
             progress.best_step = progress.step
             self._save_best()
         elif not progress.history or progress.history[-1]["step"] < progress.step:
@@ -282,8 +284,14 @@ class Run:
             return True
         return bool(minutes) and time.monotonic() - self._saved_at > 60 * minutes
 
+    def _agree(self) -> None:
+        """Before weights are judged or written: they are those of all processes."""
+        if self.step.parallel:
+            self.step.parallel.average_buffers()
+
     def _save(self, finished: bool = False) -> None:
         self._add_losses()
+        self._agree()
         faults.check_weights(self.model, self.progress.step)
         optimizer_tensors, optimizer_rest = checkpoints.optimizer_tensors(self.step.optimizers)
         random_tensors, random_rest = self._random_state()

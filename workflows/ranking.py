@@ -1,5 +1,6 @@
-"""The ranking workflow: Criteo's columns → a label, dense floats and category codes."""
+"""The ranking workflow: the columns of a click log → labels, dense floats and category codes."""
 
+from collections.abc import Mapping
 from functools import reduce
 from operator import add
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from workflows.columns import (
     check_kind,
     fill,
     grouped,
+    kind_of,
     per_column,
     scaled,
 )
@@ -30,22 +32,29 @@ from workflows.ops import (
     LogSquared,
     TargetEncoding,
 )
+from workflows.ops.split_vector import SplitVector
 
 LABEL = "label"
-DENSE = [f"I{i}" for i in range(1, 14)]
-CATEGORICAL = [f"C{i}" for i in range(1, 27)]
-RAW_TYPES: dict[str, Any] = {LABEL: np.int8} | dict.fromkeys(DENSE + CATEGORICAL, np.float64)
-"""The columns of the raw Parquet, and NumPy's types for them."""
+DENSE = tuple(f"I{i}" for i in range(1, 14))
+CATEGORICAL = tuple(f"C{i}" for i in range(1, 27))
 TRAINING = "training"
 """Says of a raw row whether it trains: only such a row is encoded out of its fold."""
-KINDS: dict[str, Kind] = dict.fromkeys(DENSE, "continuous") | dict.fromkeys(
-    CATEGORICAL, "categorical"
-)
 
 
 class RankingWorkflowSettings(VocabularySettings):
-    """How raw Criteo columns become features."""
+    """How the raw columns of a click log, Criteo's unless others are named, become features."""
 
+    labels: tuple[str, ...] = Field((LABEL,), min_length=1)
+    """Columns of 0 and 1 to predict. Models of one label predict the first, which is also what
+    target encodings are means of; those of several labels take all."""
+    continuous: tuple[str, ...] = DENSE
+    """Columns of numbers, the dense ones."""
+    categorical: tuple[str, ...] = CATEGORICAL
+    """Columns of ids or texts."""
+    vectors: dict[str, int] = Field(default_factory=dict)
+    """Columns of ``source.columns.vectors`` (text or image embeddings) and their widths: passed on
+    as they are, as one dense column a dimension, ``NAME_0`` and on; a missing vector is all zeros.
+    """
     freq_threshold: int = Field(5, ge=1)
     """A value seen fewer times than this in the training rows gets an out-of-vocabulary code."""
     max_size: int = Field(0, ge=0)
@@ -54,6 +63,8 @@ class RankingWorkflowSettings(VocabularySettings):
     """Codes that a column's out-of-vocabulary values share, by a hash of the value."""
     missing_indicators: bool = False
     """Adds a 0/1 column for each dense column, saying where it was blank."""
+    dense_missing: float | Literal["median"] = 0.0
+    """What a missing value of a dense column becomes; median: that of the training rows."""
     dense_transform: Literal["log", "none"] = "log"
     """log: log(1 + x) after clipping at zero (Criteo's counts are heavy-tailed)."""
     dense_scale: Literal["standard", "minmax", "none"] = "standard"
@@ -83,14 +94,15 @@ class RankingWorkflowSettings(VocabularySettings):
 
     @model_validator(mode="after")
     def _columns_fit(self) -> "RankingWorkflowSettings":
-        self.check_columns(KINDS)
+        kinds = self.kinds()
+        self.check_columns(kinds)
         for setting in ("target_encoding", "counts"):
             names = getattr(self, setting)
             for name in names:
-                check_kind(KINDS, name, setting, "categorical")
+                check_kind(kinds, name, setting, "categorical")
             if len(set(names)) < len(names):
                 raise ValueError(f"{setting}: {list(names)} names a column twice")
-        check_crosses(self.target_crosses)
+        check_crosses(self.target_crosses, kinds)
         for group in self.shared_vocabularies:
             for option in CATEGORICAL_OPTIONS:
                 found = per_column(self, option, group, getattr(self, option))
@@ -98,7 +110,7 @@ class RankingWorkflowSettings(VocabularySettings):
                     raise ValueError(
                         f"shared_vocabularies: {', '.join(group)} need the same {option}"
                     )
-        for name in DENSE:
+        for name in self.continuous:
             how = dense_settings(self, name)
             if how.transform == "log" and (how.clip_min is None or how.clip_min <= -1):
                 raise ValueError(f"columns.{name}: transform log needs clip_min above -1")
@@ -107,14 +119,31 @@ class RankingWorkflowSettings(VocabularySettings):
                 raise ValueError(f"columns.{name}: clip_max is not above {how.clip_min}")
         return self
 
+    def kinds(self) -> dict[str, Kind]:
+        """The columns that become features by their kinds.
 
-def check_crosses(groups: tuple[tuple[str, ...], ...]) -> None:
+        Raises:
+            ValueError: a column is named as two things, or there is none.
+        """
+        for name, width in self.vectors.items():
+            if width < 1:
+                raise ValueError(f"vectors.{name}: expected a width of at least 1")
+        names = [*self.labels, *self.continuous, *self.categorical, *self.vectors]
+        twice = {name for name in names if names.count(name) > 1 or name == TRAINING}
+        if twice:
+            raise ValueError(f"{', '.join(sorted(twice))}: a column can be one feature only")
+        if len(names) == len(self.labels):
+            raise ValueError("name at least one of continuous, categorical and vectors")
+        kinds: dict[str, Kind] = dict.fromkeys(self.continuous, "continuous")
+        return kinds | dict.fromkeys(self.categorical, "categorical")
+
+
+def check_crosses(groups: tuple[tuple[str, ...], ...], kinds: Mapping[str, Kind]) -> None:
     """Raises ValueError where ``target_crosses`` names what cannot be crossed."""
     seen = set()
     for group in groups:
-        unknown = [name for name in group if name not in KINDS]
-        if unknown:
-            raise ValueError(f"target_crosses: {unknown[0]} is none of I1 to I13, C1 to C26")
+        for name in group:
+            kind_of(kinds, name, "target_crosses")
         if len(group) < 2 or len(set(group)) < len(group):
             raise ValueError(f"target_crosses: {list(group)} needs two columns or more, each once")
         if frozenset(group) in seen:
@@ -125,8 +154,7 @@ def check_crosses(groups: tuple[tuple[str, ...], ...]) -> None:
 def dense_settings(settings: RankingWorkflowSettings, name: str) -> ColumnSettings:
     """How one dense column is treated, nothing left open."""
     every = {
-        "missing": 0.0,
-        "clip_min": 0.0,
+        "missing": settings.dense_missing,
         "transform": settings.dense_transform,
         "scale": settings.dense_scale,
     }
@@ -134,38 +162,45 @@ def dense_settings(settings: RankingWorkflowSettings, name: str) -> ColumnSettin
     given = {option: getattr(own, option) for option in own.model_fields_set}
     # An explicit null of clip_min takes the clipping away; of the others, it says nothing.
     kept = {k: v for k, v in given.items() if v is not None or k == "clip_min"}
+    logged = kept.get("transform", settings.dense_transform) == "log"
+    every["clip_min"] = 0.0 if logged else None
     return ColumnSettings.model_construct(**{**every, **kept, "bucketize": ()})
 
 
 def build(settings: RankingWorkflowSettings) -> Workflow:
     """The unfitted NVTabular workflow.
 
-    Dense: blank → 0, clipped below at 0, log(1 + x), standardised to float32, unless a column is
-    set otherwise. Categorical: codes as in :class:`workflows.ops.Categorify`, int32. The label
-    passes through as float32. Further columns come last, as the settings ask for them.
+    Dense: blank → 0, clipped below at 0, log(1 + x), standardised to float32, unless the settings
+    say otherwise. Categorical: codes as in :class:`workflows.ops.Categorify`, int32. Labels
+    pass through as float32. Further columns come last, as the settings ask for them.
     """
-    label = [LABEL] >> AsFloat() >> ops.AddMetadata(tags=[Tags.TARGET, Tags.BINARY_CLASSIFICATION])
+    tags = [Tags.TARGET, Tags.BINARY_CLASSIFICATION]
+    labels = list(settings.labels) >> AsFloat() >> ops.AddMetadata(tags=tags)
     dense, indicators = _dense(settings)
+    names, numbers = list(settings.categorical), list(settings.continuous)
     codes = category_codes(
-        settings, CATEGORICAL, settings.freq_threshold, settings.max_size, settings.num_buckets
+        settings, names, settings.freq_threshold, settings.max_size, settings.num_buckets
     )
-    branches = [label, *dense, *codes, *buckets(settings, DENSE), *_statistics(settings)]
-    if settings.dense_levels:
-        branches.append(DENSE >> LogSquared() >> Categorify(settings.freq_threshold))
+    branches = [labels, *dense, *codes, *buckets(settings, numbers), *_statistics(settings)]
+    if settings.dense_levels and numbers:
+        branches.append(numbers >> LogSquared() >> Categorify(settings.freq_threshold))
+    if settings.vectors:
+        vectors = list(settings.vectors) >> SplitVector(settings.vectors)
+        branches.append(vectors >> ops.AddMetadata(tags=[Tags.CONTINUOUS]))
     return Workflow(reduce(add, branches + indicators))
 
 
 def _dense(settings: RankingWorkflowSettings) -> tuple[list[Any], list[Any]]:
     """Branches of the dense columns, and of the indicators of their missing values."""
     branches, indicators = [], []
-    treated = {name: dense_settings(settings, name) for name in DENSE}
-    groups = grouped(DENSE, lambda name: treated[name].model_dump_json())
+    treated = {name: dense_settings(settings, name) for name in settings.continuous}
+    groups = grouped(treated, lambda name: treated[name].model_dump_json())
     for names in groups.values():
         how = treated[names[0]]
         branches.append(scaled(names, names >> fill(how), how))
-    if settings.missing_indicators:
-        both = DENSE >> ops.FillMissing(fill_val=0, add_binary_cols=True)
-        filled = both[[f"{name}_filled" for name in DENSE]]
+    if settings.missing_indicators and treated:
+        both = list(treated) >> ops.FillMissing(fill_val=0, add_binary_cols=True)
+        filled = both[[f"{name}_filled" for name in treated]]
         indicators.append(filled >> AsFloat() >> ops.AddMetadata(tags=[Tags.CONTINUOUS]))
     return branches, indicators
 
@@ -175,24 +210,29 @@ def _statistics(settings: RankingWorkflowSettings) -> list[Any]:
     branches = []
     if settings.target_encoding or settings.target_crosses:
         how = settings.target_folds, settings.target_smoothing, settings.target_scale == "log_odds"
-        joint = JointValues(settings.target_crosses, counts=tuple(DENSE))
+        joint = JointValues(settings.target_crosses, counts=settings.continuous)
+        label = settings.labels[0]
         operator = TargetEncoding(
-            settings.target_encoding, LABEL, TRAINING, *how, joint, settings.target_counts
+            settings.target_encoding, label, TRAINING, *how, joint, settings.target_counts
         )
-        branches.append([*DENSE, *CATEGORICAL, TRAINING, LABEL] >> operator)
+        known = [*settings.continuous, *settings.categorical]
+        branches.append([*known, TRAINING, label] >> operator)
     if settings.counts:
         branches.append(list(settings.counts) >> CountEncoding())
     return branches
 
 
-def raw_schema() -> Schema:
+def raw_columns(settings: RankingWorkflowSettings) -> list[str]:
+    """The columns of the raw Parquet that the workflow reads."""
+    named = settings.labels, settings.continuous, settings.categorical, settings.vectors
+    return [name for names in named for name in names]
+
+
+def raw_schema(settings: RankingWorkflowSettings) -> Schema:
     """Schema of the raw Parquet as the workflow reads it (nullable integers arrive as floats)."""
-    return Schema(
-        [ColumnSchema(LABEL, dtype=np.int8)]
-        + [ColumnSchema(name, dtype=np.float64) for name in DENSE]
-        + [ColumnSchema(name, dtype=np.float64) for name in CATEGORICAL]
-        + [ColumnSchema(TRAINING, dtype=np.int8)]
-    )
+    types = dict.fromkeys(raw_columns(settings), np.float64)
+    types |= dict.fromkeys(settings.labels, np.int8) | {TRAINING: np.int8}
+    return Schema([ColumnSchema(name, dtype=dtype) for name, dtype in types.items()])
 
 
 def for_split(frame: pd.DataFrame, split: str) -> pd.DataFrame:

@@ -142,11 +142,11 @@ def _build(entry: Entry, features: Path, settings: CompareSettings) -> None:
         from training.ranking.low_rank import compress
 
         compress(model, entry.after.low_rank)
-    _check_metrics(entry, model, settings)
+    _check_metrics(entry, settings)
 
 
-def _check_metrics(entry: Entry, model: Any, settings: CompareSettings) -> None:
-    known = metric_names(entry.recipe, model, entry.params)
+def _check_metrics(entry: Entry, settings: CompareSettings) -> None:
+    known = metric_names(entry.recipe, entry.params)
     unknown = [name for name in settings.metrics if name not in known]
     if unknown:
         raise UserError(
@@ -155,17 +155,15 @@ def _check_metrics(entry: Entry, model: Any, settings: CompareSettings) -> None:
         )
 
 
-def metric_names(recipe: str, model: Any, params: Params) -> list[str]:
-    """The names of the metrics that ``evaluate`` gives of a model."""
+def metric_names(recipe: str, params: Params) -> list[str]:
+    """The names of the metrics that ``evaluate`` gives of the recipe's models."""
     if recipe == "ranking":
         from training.metrics.binary import NAMES
 
         return list(NAMES)
-    measures = dict.fromkeys(
-        name.partition("@")[0] for name in model.metrics().compute() if "@" in name
-    )
-    ks = params.section("sessions.evaluate").ks
-    return [f"{measure}@{k}" for k in ks for measure in measures]
+    from training.sessions import evaluation
+
+    return evaluation.metric_names(params.section("sessions.evaluate"))
 
 
 def write_plan(found: list[Entry], splits: tuple[str, ...], folder: Path) -> None:

@@ -16,12 +16,11 @@ from pipeline.data_report.logs import raw_logs, read_log
 from pipeline.data_report.settings import DataReportSettings
 from pipeline.data_report.shards import RawLog
 from pipeline.data_report.vocabulary import read_vocabulary
-from pipeline.preprocess import MANIFEST, STATE
+from pipeline.preprocess import MANIFEST, PLAN, STATE
 
-LABEL = "label"
 AT_ONCE = 4
 """Columns described at a time, at most: memory is that of as many vocabularies and shards."""
-NOT_DESCRIBED = {LABEL, "day", "session_id", "user_id", "timestamp"}
+NOT_DESCRIBED = {"day", "session_id", "user_id", "timestamp"}
 """What a row is of rather than what it says; counting sessions' ids would take their memory.
 A user that has codes is described."""
 
@@ -66,7 +65,11 @@ def data_report(
     logs = raw_logs([Path(folder) for folder in raw], features)
     log = read_log(recipe, logs, features, made)
     reference = _first_training_day(log)
-    kinds = column_kinds(logs[0].manifest["columns"], made["cardinality"])
+    workflow = read_json(features / PLAN)["settings"]["workflow"]
+    labels = workflow.get("labels", ["label"]) if recipe == "ranking" else []
+    raw_columns = logs[0].manifest["columns"]
+    read = {name: type for name, type in raw_columns.items() if name not in labels}
+    kinds = column_kinds(read, made["cardinality"])
     with progress("inspect", total=len(kinds), unit="columns") as advance:
 
         def describe(column: tuple[str, str]) -> dict[str, Any]:
@@ -79,10 +82,11 @@ def data_report(
             columns = []
             for entry in pool.map(describe, kinds.items()):
                 entry |= _unknown(entry["column"], made)
-                columns.append(as_in_log(recipe, entry))
+                columns.append(as_in_log(logs[0].manifest.get("format"), entry))
                 advance()
     quarantined = sum(one.manifest.get("rows_quarantined", 0) for one in logs)
-    return _report(recipe, log, quarantined, made, columns, reference)
+    days = _by_day(log, labels[0] if labels else None)
+    return _report(recipe, log, quarantined, made, columns, reference, days)
 
 
 def _first_training_day(log: RawLog) -> int:
@@ -116,9 +120,9 @@ def _unknown(name: str, made: dict[str, Any]) -> dict[str, Any]:
     return {"unknown": rates} if rates else {}
 
 
-def as_in_log(recipe: str, entry: dict[str, Any]) -> dict[str, Any]:
+def as_in_log(format: str | None, entry: dict[str, Any]) -> dict[str, Any]:
     """The entry with its top values as the log spells them: Criteo's categories in hex."""
-    if recipe == "ranking":
+    if format == "criteo":
         for value in entry.get("top", ()):
             if isinstance(value["value"], int):
                 value["value"] = f"{value['value']:08x}"
@@ -132,6 +136,7 @@ def _report(
     made: dict[str, Any],
     columns: list[dict[str, Any]],
     reference: int,
+    days: list[dict[str, Any]],
 ) -> dict[str, Any]:
     unit = made["unit"]
     return {
@@ -143,7 +148,7 @@ def _report(
         "splits": {split: found[unit] for split, found in made["splits"].items()},
         **_headline(columns),
         "first_training_day": log.days[reference],
-        "by_day": _by_day(log),
+        "by_day": days,
         "columns": columns,
     }
 
@@ -168,17 +173,17 @@ def _headline(columns: list[dict[str, Any]]) -> dict[str, Any]:
     return headline
 
 
-def _by_day(log: RawLog) -> list[dict[str, Any]]:
+def _by_day(log: RawLog, label: str | None) -> list[dict[str, Any]]:
     days = len(log.days)
     rows, clicks = np.zeros(days, int), np.zeros(days, int)
-    for chunk in log.chunks("timestamp" if log.by_date else LABEL):
+    for chunk in log.chunks(label or "timestamp"):
         rows += np.bincount(chunk.days, minlength=days)
-        if not log.by_date:
+        if label:
             clicks += np.bincount(chunk.days[chunk.values.to_numpy() == 1], minlength=days)
     found = []
     for name, count, clicked in zip(log.days, rows.tolist(), clicks.tolist(), strict=True):
         entry: dict[str, Any] = {"day": name, "rows": count}
-        if not log.by_date:
+        if label:
             entry["click_rate"] = round(clicked / count, 6) if count else None
         found.append(entry)
     return found

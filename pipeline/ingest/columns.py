@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-Kind = Literal["id", "category", "number", "time", "vector"]
+Kind = Literal["id", "category", "number", "time", "vector", "label"]
 TimeFormat = Literal["unix_s", "unix_ms", "iso"]
 
 TIMESTAMP = pa.timestamp("ms", "UTC")
@@ -45,6 +45,8 @@ class Column:
             return pa.float32()
         if self.kind == "vector":
             return pa.list_(pa.float32())
+        if self.kind == "label":
+            return pa.int8()
         return self.type or pa.string()
 
 
@@ -112,6 +114,8 @@ def convert(
         return _numbers(array)
     if column.kind == "vector":
         return _vectors(column, array)
+    if column.kind == "label":
+        return _labels(array)
     if column.type == pa.int64():
         return _integers(column, array)
     values, bad = cast_good(array, pa.string())
@@ -135,6 +139,15 @@ def _numbers(array: pa.Array) -> tuple[pa.Array, np.ndarray, str]:
     values = values.cast(pa.float32(), safe=False)
     infinite = np.asarray(pc.fill_null(pc.invert(pc.is_finite(values)), False))
     return values, bad | infinite, "not a finite number"
+
+
+def _labels(array: pa.Array) -> tuple[pa.Array, np.ndarray, str]:
+    if pa.types.is_boolean(array.type):
+        array = array.cast(pa.int8())
+    values, bad = cast_good(array, pa.float64(), NUMBER)
+    good = pc.is_in(values, pa.array([0.0, 1.0, None]))
+    values = pc.if_else(good, values, None).cast(pa.int8())
+    return values, bad | ~np.asarray(good), "not 0 or 1"
 
 
 def _vectors(column: Column, array: pa.Array) -> tuple[pa.Array, np.ndarray, str]:
@@ -172,7 +185,10 @@ def _times(column: Column, array: pa.Array) -> tuple[pa.Array, np.ndarray, str]:
     outside = pc.or_(pc.less(milliseconds, FIRST_MS), pc.greater_equal(milliseconds, LAST_MS))
     outside = np.asarray(pc.fill_null(outside, False))
     if outside.any() and not bad.any():
-        reason = "time before 1970 or after 2099 (settings columns.timestamp, time_format)"
+        reason = (
+            "time before 1970 or after 2099 (settings columns.timestamp, time_format; divide micro- "
+            "or nanoseconds to milliseconds first)"
+        )
     return milliseconds.cast(TIMESTAMP), bad | outside, reason
 
 

@@ -38,9 +38,14 @@ class CriteoSourceSettings(SourceSettings):
     @field_validator("separator")
     @classmethod
     def _one_character(cls, separator: str) -> str:
-        if len(separator.encode()) != 1 or separator.isalnum() or separator in "-\r\n":
-            raise ValueError("separator must be one ASCII character that no value contains")
-        return separator
+        return check_separator(separator)
+
+
+def check_separator(separator: str) -> str:
+    """``separator``, unless it may stand within a value."""
+    if len(separator.encode()) != 1 or separator.isalnum() or separator in "-\r\n":
+        raise ValueError("separator must be one ASCII character that no value contains")
+    return separator
 
 
 class CriteoReader:

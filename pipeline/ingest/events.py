@@ -43,8 +43,8 @@ INTEGER_SHARE = 0.95
 SEPARATOR_NAMES = {"comma": ",", "tab": "\t", "semicolon": ";", "bar": "|"}
 
 
-class EventSourceSettings(SourceSettings):
-    """A log of events, one a line or row."""
+class TableSourceSettings(SourceSettings):
+    """A log with named columns, one row a line."""
 
     format: Literal["auto", "csv", "jsonl", "parquet"] = "auto"
     """Kind of file. auto: by extension (.csv .tsv .txt .jsonl .ndjson .parquet, each also .gz),
@@ -60,16 +60,9 @@ class EventSourceSettings(SourceSettings):
     column_names: list[str] | None = None
     """Names of the columns, in order, for text files without a header row."""
 
-    id_type: Literal["auto", "integer", "string"] = "auto"
-    """Type of the ids. auto: integer (64 bits, signed) if the beginning of the log shows integers
-    only, else string; told for each id column apart."""
-
     types: dict[str, Literal["integer", "string"]] = Field(default_factory=dict)
-    """Type of single id or categorical columns, by their name in the output; over id_type."""
-
-    time_format: Literal["auto", "unix_s", "unix_ms", "iso"] = "auto"
-    """Unix seconds (fractions allowed), unix milliseconds, or ISO 8601 (without a zone: UTC).
-    auto: told from the beginning of the log and named in the manifest."""
+    """Type of single id or categorical columns, by their name in the output. Of the others:
+    integer (64 bits, signed) if the beginning of the log shows integers only, else string."""
 
     null_values: list[str] = Field(default=[""])
     """Texts that stand for a missing value."""
@@ -94,6 +87,18 @@ class EventSourceSettings(SourceSettings):
         return value
 
 
+class EventSourceSettings(TableSourceSettings):
+    """A log of events, one a line or row."""
+
+    id_type: Literal["auto", "integer", "string"] = "auto"
+    """Type of the ids. auto: integer (64 bits, signed) if the beginning of the log shows integers
+    only, else string; told for each id column apart. ``types`` goes over it."""
+
+    time_format: Literal["auto", "unix_s", "unix_ms", "iso"] = "auto"
+    """Unix seconds (fractions allowed), unix milliseconds, or ISO 8601 (without a zone: UTC).
+    auto: told from the beginning of the log and named in the manifest."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """Some rows of a Parquet file; ``first_row`` counts from 1."""
@@ -108,13 +113,14 @@ class EventReader:
     """Reads events by a list of columns; see :class:`pipeline.ingest.shards.FileReader`.
 
     Args:
+        settings: those of events where ids or times are among the columns.
         keep: values of the ``event_type`` column that are kept; None keeps all.
         sessions: unfolds the rows of a log that holds a whole session in each.
     """
 
     def __init__(
         self,
-        settings: EventSourceSettings,
+        settings: TableSourceSettings,
         columns: Sequence[Column],
         files: Sequence[InputFile],
         keep: Sequence[Any] | None = None,

@@ -99,9 +99,13 @@ def evaluate_ranking(
         for batch in batches:
             batch = to_device(batch, device)
             pooled.update(model.predict(batch), batch)
-            advance(len(batch[1]))
+            targets = batch[1]
+            advance(len(targets[model.label] if isinstance(targets, dict) else targets))
     labels, probabilities = pooled.pooled()
     found: dict[str, Any] = dict(binary.binary_metrics(labels, probabilities))
+    for name, other in getattr(pooled, "others", {}).items():
+        metrics = binary.binary_metrics(*other.pooled())
+        found |= {f"{name}_{key}": value for key, value in metrics.items()}
     reason = binary.why_undefined(labels)
     if reason:
         found["undefined_because"] = reason

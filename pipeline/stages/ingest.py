@@ -9,6 +9,12 @@ from typing import Any
 from core.artifacts import read_json, write_json
 from core.console import say
 from core.errors import UserError
+from pipeline.ingest.clicks import (
+    ClickSourceSettings,
+    click_columns,
+    source_settings,
+    types_read,
+)
 from pipeline.ingest.clickstream import (
     ClickstreamSourceSettings,
     event_columns,
@@ -24,10 +30,10 @@ from pipeline.ingest.ratings import RatingsSourceSettings, rating_columns
 from pipeline.ingest.source import SourceSettings
 from pipeline.ingest.workspace import MANIFEST, NOT_SHAPING, Workspace, plan_of
 
-RECIPES: dict[str, type[SourceSettings]] = {
-    "ranking": CriteoSourceSettings,
-    "sessions": ClickstreamSourceSettings,
-    "interactions": RatingsSourceSettings,
+RECIPES: dict[str, tuple[type[SourceSettings], ...]] = {
+    "ranking": (ClickSourceSettings, CriteoSourceSettings),
+    "sessions": (ClickstreamSourceSettings,),
+    "interactions": (RatingsSourceSettings,),
 }
 
 
@@ -60,8 +66,9 @@ def ingest(
         raise UserError(f"recipe '{recipe}': unknown; known are {', '.join(RECIPES)}")
     if not isinstance(settings, expected):
         raise UserError(
-            f"recipe '{recipe}' takes {expected.__name__}, not {type(settings).__name__}"
+            f"recipe '{recipe}' takes {expected[0].__name__}, not {type(settings).__name__}"
         )
+    settings = source_settings(settings)
     path = settings.path if input is None else input
     if path is None:
         raise UserError("path: no input is named; give a file, a folder, a glob or a list of them")
@@ -100,6 +107,8 @@ def _reader(settings: SourceSettings, files: list[InputFile]) -> tuple[Any, str]
     """What reads this kind of log, and the name of the kind."""
     if isinstance(settings, CriteoSourceSettings):
         return CriteoReader(settings), "criteo"
+    if isinstance(settings, ClickSourceSettings):
+        return EventReader(settings, click_columns(settings), files), "clicks"
     if isinstance(settings, ClickstreamSourceSettings):
         columns = event_columns(settings)
         unfold = None
@@ -126,11 +135,14 @@ def _convert(
     record = manifest(format, reader.schema, reports, shards)
     if isinstance(reader, EventReader):
         formats = {c.name: c.time_format for c in reader.columns if c.time_format}
-        record["time_format"] = formats["timestamp"]
+        record["time_format"] = formats.get("timestamp")
     if isinstance(settings, ClickstreamSourceSettings):
         from pipeline.ingest.gaps import finish_events
 
         finish_events(settings, workspace, record)
+    if isinstance(settings, ClickSourceSettings):
+        # What is scored later is read with the types of this log, whatever its own values show.
+        settings = settings.model_copy(update={"types": types_read(reader.columns)})
     record["source"] = settings.model_dump(mode="json", exclude=NOT_SHAPING)
     move_shards(shards, workspace)
     join_quarantines(reports, workspace)

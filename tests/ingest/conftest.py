@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from core.settings import validate
+from pipeline.ingest.clicks import ClickSourceSettings
 from pipeline.ingest.clickstream import ClickstreamSourceSettings
-from pipeline.ingest.criteo import CriteoSourceSettings
 from pipeline.stages.ingest import ingest
 
-CLASSES = {"ranking": CriteoSourceSettings, "sessions": ClickstreamSourceSettings}
+CLASSES = {"ranking": ClickSourceSettings, "sessions": ClickstreamSourceSettings}
 
 
 class Ingested:

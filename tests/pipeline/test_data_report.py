@@ -43,6 +43,7 @@ def add_inputs(raw):
         name: str(pq.read_schema(raw / manifest["shards"][0]["file"]).field(name).type)
         for name in manifest["columns"]
     }
+    manifest["format"] = "criteo"
     (raw / "manifest.json").write_text(json.dumps(manifest))
     return raw
 

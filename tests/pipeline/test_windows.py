@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from core.errors import UserError
 from pipeline.__main__ import main
@@ -97,6 +98,16 @@ def test_means_are_over_days_and_seeds(finished):
         assert told["std"]["recall@20"] == pytest.approx(np.std(by_seed, ddof=1))
         day_3 = [values[seed, 3] for seed in (1, 2)]
         assert told["by_day"]["3"]["recall@20"] == pytest.approx(np.mean(day_3))
+
+
+def test_what_is_counted_is_counted_once_over_all_days(finished):
+    _, out, _ = finished
+    scratch = out / "day-3/scratch/runs/sasrec/seed-1/model.safetensors"
+    further = out / "day-3/incremental/sasrec/seed-1/model/model.safetensors"
+    counts = [load_file(path)["objective.counts"] for path in (scratch, further)]
+    events = lists_of(out / "day-3/features", "train")["item_id"].explode()
+    assert counts[0].sum() == len(events)
+    assert torch.equal(*counts)
 
 
 def test_popular_as_counted_by_hand(finished):

@@ -32,7 +32,14 @@ def model_and_schema(family):
         schema = click_log.richer_schema()
         small = MMoESettings(embedding_dim=8, experts=2, expert_mlp=[16], dropout=0.0)
         return ranking.build("mmoe", schema, small), schema, schema.column_names
-    small = DLRMSettings(embedding_dim=8, bottom_mlp=[16], top_mlp=[16], dropout=0.0)
+    normalisation = "batch" if family == "normalised" else "none"
+    small = DLRMSettings(
+        embedding_dim=8,
+        bottom_mlp=[16],
+        top_mlp=[16],
+        dropout=0.0,
+        normalisation=normalisation,
+    )
     schema = click_log.schema()
     return ranking.build("dlrm", schema, small), schema, schema.column_names
 

@@ -48,6 +48,15 @@ def size(module):
     return sum(p.numel() for p in module.parameters())
 
 
+STARTS = {"dlrm": 1 / (3 * ROWS["large"]), "normal": 0.01**2}
+"""Variance of a full table's entries before the first step."""
+
+
+def variance_of_large(module):
+    every = {name: torch.arange(0, ROWS["large"], 7) % n for name, n in ROWS.items()}
+    return module(every)["large"].square().mean().item()
+
+
 def row(group, name, code):
     return values(group.table.weight)[group.rows(name).start + code]
 
@@ -124,6 +133,7 @@ def test_mixed_dimensions():
         {"kind": "quotient_remainder", "operation": "multiply"},
         {"kind": "quotient_remainder", "operation": "add"},
         {"kind": "quotient_remainder", "operation": "concatenate"},
+        {"kind": "hashed"},
         {"kind": "mixed"},
     ],
     ids=lambda s: s.get("operation", s["kind"]),
@@ -135,10 +145,20 @@ def test_vectors_start_with_the_deviation_of_a_full_table(settings, initialisati
         table = make_tables(
             schema(), 32, TableSettings(collisions=64, threshold=100, **settings), initialisation
         )
-        every = {name: torch.arange(0, 50_003, 7) % n for name, n in ROWS.items()}
-        found.append(table(every)["large"].square().mean().item())
-    wanted = (3 * 50_003) ** -1 if initialisation == "dlrm" else 0.01**2
-    assert np.mean(found) == pytest.approx(wanted, rel=0.15)
+        found.append(variance_of_large(table))
+    assert np.mean(found) == pytest.approx(STARTS[initialisation], rel=0.15)
+
+
+@pytest.mark.parametrize("initialisation", ["dlrm", "normal"])
+@pytest.mark.parametrize("kind", ["quotient_remainder", "hashed", "mixed"])
+def test_they_still_have_it_in_a_model_whose_layers_are_started(kind, initialisation):
+    log = click_log.schema(categorical=0)
+    cls = ranking.settings_class("dlrm")
+    given = {"tables": {"kind": kind, "collisions": 64, "threshold": 100}, "embedding_dim": 32}
+    settings = cls(bottom_mlp=[4], top_mlp=[4], initialisation=initialisation, **given)
+    models = (ranking.build("dlrm", log + schema(), settings, seed) for seed in range(10))
+    found = [variance_of_large(model.body.tables) for model in models]
+    assert np.mean(found) == pytest.approx(STARTS[initialisation], rel=0.15)
 
 
 def test_columns_of_one_domain_share_compressed_rows():
@@ -169,6 +189,9 @@ def test_widths_by_cardinality():
     assert [cardinality_dim(n) for n in (1, 30, 1_000, 50_003)] == [2, 5, 11, 30]
     vectors = tables(dim="cardinality")(codes(4))
     assert [v.shape for v in vectors.values()] == [(4, 5), (4, 11), (4, 30)]
+    for initialisation, variance in STARTS.items():
+        found = tables(dim="cardinality", initialisation=initialisation)
+        assert variance_of_large(found) == pytest.approx(variance, rel=0.02)
 
 
 def test_what_excludes_each_other_is_named():

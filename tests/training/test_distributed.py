@@ -13,6 +13,9 @@ from core.errors import UserError
 from core.tensors import read_tensors
 from tests.training import click_log, distributed_worker
 from tests.training.session_examples import random_sessions, write_sessions
+from training.batches import Batches
+from training.checkpoints import load_weights
+from training.evaluation import pooled_metrics
 
 TOLERANCE = 1e-5
 RUNS = {
@@ -104,6 +107,7 @@ def trained(features, tmp_path_factory):
         2,
         *(run(features, folder / f"2-{n}", f, **s) for n, (f, s) in ALL_RUNS.items()),
         run(features, folder / "two", **{**STOPPED, "sharding": "column_wise"}),
+        {**run(features, folder / "normalised"), "family": "normalised"},
         {**run(features, folder / "refused", **refused), "refused": True},
         {**run(features, folder / "nan", disturb=with_nan), "refused": True},
     )
@@ -117,6 +121,18 @@ def test_two_processes_give_the_curve_and_the_weights_of_one(features, trained, 
     family, settings = ALL_RUNS[name]
     one = alone(run(features, folder / f"1-{name}", family, **settings))
     check_same(one, found_in(folder / f"2-{name}"), (folder / f"1-{name}", folder / f"2-{name}"))
+
+
+def test_with_batch_normalisation_all_processes_judge_what_is_saved(features, trained):
+    folder = trained[0] / "normalised"
+    model, schema, columns = distributed_worker.model_and_schema("normalised")
+    load_weights(folder / "model.safetensors", model)
+    rows = distributed_worker.VALID_BATCH
+    valid = Batches(features / "ranking" / "valid", schema, rows, columns, shuffle=False)
+    judged = pooled_metrics(model, valid, "fp32", lambda: None)
+    found = found_in(folder)
+    (best,) = [row for row in found["history"] if row["step"] == found["best_step"]]
+    assert judged["logloss"] == pytest.approx(best["valid_logloss"], abs=1e-6)
 
 
 def test_what_four_wrote_goes_on_in_one_and_two(features, trained):

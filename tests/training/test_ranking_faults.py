@@ -23,7 +23,7 @@ def test_a_model_without_its_columns_names_them(name):
     nothing = SCHEMA.select_by_tag(Tags.TARGET)
     with pytest.raises(UserError, match=rf"model {name}: needs columns tagged"):
         build(name, nothing)
-    with pytest.raises(UserError, match="one column tagged BINARY_CLASSIFICATION"):
+    with pytest.raises(UserError, match="a column tagged BINARY_CLASSIFICATION"):
         build(name, SCHEMA.excluding_by_tag(Tags.TARGET))
 
 

@@ -166,16 +166,22 @@ def reliability_points(
 
 
 class BinaryAccumulator:
-    """Pools labels and logits of a whole split; the engine's accumulator for click models."""
+    """Pools labels and logits of a whole split; the engine's accumulator for click models.
 
-    def __init__(self) -> None:
+    Args:
+        label: the target that counts where a batch has several.
+    """
+
+    def __init__(self, label: str | None = None) -> None:
+        self.label = label
         self._labels: list[torch.Tensor] = []
         self._logits: list[torch.Tensor] = []
 
     def update(self, prediction: torch.Tensor, batch: Any) -> None:
         """Takes a batch's logits ``(batch,)``; the labels are the batch's targets."""
+        targets = batch[1][self.label] if isinstance(batch[1], dict) else batch[1]
         self._logits.append(prediction.detach().float().cpu())
-        self._labels.append(batch[1].cpu())
+        self._labels.append(targets.cpu())
 
     def state(self) -> dict[str, torch.Tensor]:
         """Labels and logits of all rows so far, each ``(rows,)``."""

@@ -29,6 +29,7 @@ class ClickModel(nn.Module):
     def __init__(self, body: nn.Module, schema: Schema, settings: ClickSettings) -> None:
         super().__init__()
         self.settings = settings
+        self.label = click_target(schema).first.name
         self.input_names = schema.excluding_by_tag(Tags.TARGET).column_names
         self.body = body
         body.train(False)
@@ -43,7 +44,8 @@ class ClickModel(nn.Module):
     def loss(self, batch: Batch) -> torch.Tensor:
         """The mean of ``settings.loss`` in nats, see :func:`training.ranking.losses.click_loss`."""
         inputs, targets = batch
-        return click_loss(self(inputs).float(), targets, self.settings)
+        target = targets[self.label] if isinstance(targets, dict) else targets
+        return click_loss(self(inputs).float(), target, self.settings)
 
     def predict(self, batch: Batch) -> torch.Tensor:
         """Logits ``(batch,)``, float32."""
@@ -51,14 +53,14 @@ class ClickModel(nn.Module):
 
     def metrics(self) -> BinaryAccumulator:
         """AUC, log loss and the others of ``training.metrics.binary``."""
-        return BinaryAccumulator()
+        return BinaryAccumulator(self.label)
 
 
 def assemble(name: str, body: nn.Module, schema: Schema, settings: ClickSettings) -> ClickModel:
     """The model ``name`` around ``body``, its layers as ``settings`` start them.
 
     Raises:
-        UserError: the schema has not one target, or a rank does not fit its layer.
+        UserError: the schema has no target, or a rank does not fit its layer.
     """
     click_target(schema)
     return finish(name, ClickModel(body, schema, settings))
@@ -82,12 +84,11 @@ def logit_output(schema: Schema) -> nn.Module:
 
 
 def click_target(schema: Schema) -> Schema:
-    """The column that says whether a row was clicked."""
-    targets = schema.select_by_tag(Tags.BINARY_CLASSIFICATION)
-    if len(targets) != 1:
-        found = ", ".join(targets.column_names) or "none"
-        raise UserError(f"expected one column tagged BINARY_CLASSIFICATION to predict, got {found}")
-    return targets
+    """The column that says whether a row was clicked: of several labels the first."""
+    targets = schema.select_by_tag(Tags.BINARY_CLASSIFICATION).column_names
+    if not targets:
+        raise UserError("expected a column tagged BINARY_CLASSIFICATION to predict, got none")
+    return schema.select_by_name(targets[:1])
 
 
 def _example(schema: Schema) -> Inputs:

@@ -84,16 +84,15 @@ class ObjectivesAccumulator(BinaryAccumulator):
     """Pools the main label; the others beside it."""
 
     def __init__(self, names: list[str]) -> None:
-        super().__init__()
+        super().__init__(names[0])
         self.main, *others = names
-        self.others = {name: BinaryAccumulator() for name in others}
+        self.others = {name: BinaryAccumulator(name) for name in others}
 
     def update(self, prediction: Logits, batch: Any) -> None:
         """Takes a batch's logits by label; the batch's targets are by label too."""
-        inputs, targets = batch
-        super().update(prediction[self.main], (inputs, targets[self.main]))
+        super().update(prediction[self.main], batch)
         for name, accumulator in self.others.items():
-            accumulator.update(prediction[name], (inputs, targets[name]))
+            accumulator.update(prediction[name], batch)
 
     def state(self) -> dict[str, torch.Tensor]:
         """Every label's rows so far, those of the others under ``LABEL_name``."""

@@ -39,6 +39,9 @@ class SessionModel(torch.nn.Module, ABC):
     """Where false, ``observe`` is called with every training batch once, instead of ``loss``."""
     observes_first: ClassVar[bool] = False
     """Where true, ``observe`` is called so before the first call of ``loss``."""
+    has_observed: bool = False
+    """Whether it was: what goes on from another model's weights may have seen more than it will be
+    trained on, and must not count that twice."""
     observed: ClassVar[tuple[str, ...]] = ()
     """Scalar columns that ``observe`` reads beside ``columns``."""
 

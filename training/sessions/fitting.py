@@ -30,7 +30,7 @@ def fit_session_model(
     A model that does not learn by gradient sees each training batch once, whatever ``settings``
     say, and its state is written to ``folder/model.safetensors`` all the same.
     """
-    if model.observes_first:
+    if model.observes_first and not model.has_observed:
         observe(model, train)
     if model.learns_by_gradient:
         return fit(model, train, valid, settings, folder, resume, identity)
@@ -66,6 +66,7 @@ def observe(model: SessionModel, train: Batches) -> None:
         train.rank, train.world_size = slices
     train.set_position(0)
     model.finish()
+    model.has_observed = True
 
 
 def _write_history(path: Path, steps: int, metrics: dict[str, float]) -> None:
