@@ -13,6 +13,7 @@ from core.settings import Settings
 from pipeline import layout
 from pipeline.arguments import Stages, add_path, add_stage, read_params
 from pipeline.compare.command import add_compare
+from pipeline.ingest.source import SourceSettings
 from pipeline.params import READ_RECIPES, RECIPES, SECTIONS
 from pipeline.windows.command import add_windows
 
@@ -234,11 +235,10 @@ def _export(stages: Stages) -> None:
             options.features or layout.folder(options.recipe, "features"),
             options.model or layout.folder(options.recipe, "model"),
             options.output or layout.folder(options.recipe, "bundle"),
+            read_params(options),
         )
 
-    stage = add_stage(
-        stages, "export", "put model and workflow into one bundle", run, settings=False
-    )
+    stage = add_stage(stages, "export", "put model and workflow into one bundle", run)
     add_path(stage, "--features", "folder that preprocess wrote", "data/RECIPE/features")
     add_path(stage, "--model", "folder that train wrote", "data/RECIPE/model")
     add_path(stage, "--output", "folder to write", "data/RECIPE/bundle")
@@ -248,12 +248,14 @@ def _apply(stages: Stages) -> None:
     def score(options: argparse.Namespace) -> None:
         from pipeline import scoring
 
-        scoring.score(options.bundle, options.input, options.output)
+        scoring.score(options.bundle, options.input, options.output, options.max_bad_fraction)
 
     def recommend(options: argparse.Namespace) -> None:
         from pipeline import scoring
 
-        scoring.recommend(options.bundle, options.input, options.output, options.k)
+        scoring.recommend(
+            options.bundle, options.input, options.output, options.k, options.max_bad_fraction
+        )
 
     for name, summary, run, recipe in (
         ("score", "click probabilities for the rows of a raw click log", score, "ranking"),
@@ -268,8 +270,29 @@ def _apply(stages: Stages) -> None:
         stage.add_argument(
             "--output", type=Path, metavar="FILE", required=True, help=".parquet or .csv"
         )
+        stage.add_argument(
+            "--max-bad-fraction",
+            type=float,
+            metavar="SHARE",
+            default=SourceSettings().max_bad_fraction,
+            help="share of bad lines that are left out before it fails (default: %(default)s)",
+        )
         if name == "recommend":
-            stage.add_argument("-k", type=int, default=20, help="items a session (default: 20)")
+            stage.epilog = (
+                "Where sessions are cut from users' events at pauses, each user gets one list, "
+                "under user_id in place of session_id: for the session of theirs in the input that "
+                "starts last."
+            )
+            stage.add_argument(
+                "-k", type=_at_least_one, default=20, help="most items of a list (default: 20)"
+            )
+
+
+def _at_least_one(text: str) -> int:
+    """The value of an option that counts something."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {text!r}")
+    return int(text)
 
 
 def _tools(stages: Stages) -> None:

@@ -8,22 +8,27 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow.compute as pc
 
 from core.artifacts import atomic_path, read_json, write_parquet
 from core.console import progress, say
 from core.errors import UserError
 from core.merlin import Workflow
+from core.settings import validate
 from pipeline import preprocess_ranking, sessionize
+from pipeline.ingest.source import SourceSettings
 from pipeline.params import settings_class
 from pipeline.stages.export import BUNDLE_FILE
 from pipeline.stages.ingest import ingest, set_aside
 from pipeline.stages.train import load_model, read_schema
 from workflows import ranking as ranking_workflow
 from workflows import sessions as sessions_workflow
+from workflows.ops import spill
 from workflows.state import load_state, saved_schema, stat_operators
 
 ROWS_AT_ONCE = 100_000
 SESSIONS_AT_ONCE = 256
+MAX_BAD_FRACTION = SourceSettings().max_bad_fraction
 
 
 class Bundle:
@@ -42,6 +47,21 @@ class Bundle:
         preprocessing = settings_class(f"{self.recipe}.preprocess")
         self.preprocess = preprocessing(**self.record["preprocess"])
         self.source = settings_class(f"{self.recipe}.source")(**self.record["source"])
+
+    def source_with(self, max_bad_fraction: float) -> Any:
+        """How its logs are read, for one that may hold this share of bad lines.
+
+        Raises:
+            UserError: the share is not one.
+        """
+        given = {**self.record["source"], "max_bad_fraction": max_bad_fraction}
+        return validate(type(self.source), given, f"{self.recipe}.source")
+
+    def evaluation(self) -> Any:
+        """What of the settings ``sessions.evaluate`` says which items are recommended."""
+        # An older bundle holds none: it goes by how the sessions were preprocessed.
+        before = {"drop_repeats": self.preprocess.sessions.drop_repeats}
+        return settings_class("sessions.evaluate")(**self.record.get("evaluate", before))
 
     def workflow(self) -> Workflow:
         """The workflow that made the training features, with its fitted state."""
@@ -74,20 +94,31 @@ def write_table(frame: pl.DataFrame, output: str | Path) -> None:
         frame.write_csv(partial)
 
 
-def score(bundle: str | Path, input: str | Path, output: str | Path) -> pl.DataFrame:
+def score(
+    bundle: str | Path,
+    input: str | Path,
+    output: str | Path,
+    max_bad_fraction: float = MAX_BAD_FRACTION,
+) -> pl.DataFrame:
     """The click probability of every row of a raw click log; of several labels the first's. A log
     with columns of its own needs no labels.
+
+    Args:
+        max_bad_fraction: share of lines that may be quarantined before it fails.
 
     Returns:
         ``row`` (from 0, in input order, of the rows that could be read) and ``probability``, as
         written to ``output``.
+
+    Raises:
+        UserError: the bundle or the log is not there or of another kind, or too many lines are bad.
     """
     check_name(output)
     loaded = Bundle(bundle)
     loaded.require("ranking", "score")
     workflow = loaded.workflow()
     with tempfile.TemporaryDirectory() as scratch:
-        source = loaded.source.without_labels()
+        source = loaded.source_with(max_bad_fraction).without_labels()
         manifest = ingest("ranking", source, input, Path(scratch) / "raw", quiet=True)
         frames = list(_probabilities(loaded, workflow, Path(scratch) / "raw", manifest))
     scored = pl.DataFrame({"probability": np.concatenate(frames)}).with_row_index("row")
@@ -119,51 +150,100 @@ def _probabilities(
 
 
 def recommend(
-    bundle: str | Path, input: str | Path, output: str | Path, k: int = 20
+    bundle: str | Path,
+    input: str | Path,
+    output: str | Path,
+    k: int = 20,
+    max_bad_fraction: float = MAX_BAD_FRACTION,
 ) -> pl.DataFrame:
     """The ``k`` items most likely to come next in every session of a raw clickstream.
 
-    The item viewed last is not recommended where repeats were dropped in training. A session of
-    which no item is known gets the most frequent items of the training log.
+    Left out is what the evaluation leaves out, by the settings ``sessions.evaluate`` that the
+    bundle was exported with: the item viewed last, or all items that the session held. A list is
+    shorter than ``k`` where fewer items are left. A session of which no item is known gets the most
+    frequent items of the training log.
+
+    Where the sessions are cut from users' events at pauses, their ids say nothing outside this
+    call: then each user gets one list, for the session of theirs in the input that starts last.
+
+    Args:
+        k: most items of a list.
+        max_bad_fraction: share of lines that may be quarantined before it fails.
 
     Returns:
-        ``session_id``, ``rank`` (from 1), ``item_id`` (as in the raw log) and ``score``, as
-        written to ``output``.
+        ``session_id``, or ``user_id`` as in the raw log where sessions are cut from users' events;
+        ``rank`` (from 1), ``item_id`` (as in the raw log) and ``score``, as written to ``output``.
+
+    Raises:
+        UserError: ``k`` is below 1, the bundle or the log is not there or of another kind, or too
+            many lines are bad.
     """
     check_name(output)
+    if k < 1:
+        raise UserError(f"k: expected an integer of at least 1, got {k}")
     loaded = Bundle(bundle)
     loaded.require("sessions", "recommend")
     workflow = loaded.workflow()
     encoder = next(op for op in stat_operators(workflow) if "item_id" in _coded(op))
-    items, first_code = encoder.vocabulary["item_id"], encoder.first_value("item_id")
-    k = min(k, len(items))
+    k = min(k, len(encoder.vocabulary["item_id"]))
+    owner = "session_id" if loaded.source.session_gap_minutes is None else "user_id"
     with tempfile.TemporaryDirectory() as scratch:
-        source = needed_columns(loaded.source, workflow)
+        source = needed_columns(loaded.source_with(max_bad_fraction), workflow)
         manifest = ingest("sessions", source, input, Path(scratch) / "raw", quiet=True)
-        events = _events(Path(scratch) / "raw", manifest, workflow)
-    sessions = workflow.transform(events)
-    found = []
+        events = _events(Path(scratch) / "raw", manifest, workflow, owner)
+    if owner == "user_id":
+        events = _latest_sessions(events)
+    if loaded.preprocess.sessions.drop_repeats:
+        events = events.filter(~sessionize.repeats())
+    sessions = workflow.transform(sessionize.to_pandas(events.to_arrow()))
+    recommended = pl.concat(_lists(loaded, encoder, sessions, k))
+    if owner == "user_id":
+        users = events.select("session_id", "user_id").unique()
+        recommended = users.join(recommended, on="session_id", maintain_order="right")
+        recommended = recommended.drop("session_id")
+    write_table(recommended, output)
+    kind = owner.removesuffix("_id")
+    told = [f"{len(sessions):,} {kind}s", f"at most {k} items each", *set_aside(manifest)]
+    say(f"recommend: {', '.join(told)} → {output}")
+    return recommended
+
+
+def _lists(loaded: Bundle, encoder: Any, sessions: pd.DataFrame, k: int) -> Iterator[pl.DataFrame]:
+    """``session_id``, ``rank``, ``item_id`` and ``score``, some sessions at a time."""
+    items, first_code = encoder.vocabulary["item_id"], encoder.first_value("item_id")
+    unknown = np.full(loaded.model.num_items, -np.inf, np.float32)
+    unknown[first_code + by_frequency(encoder)] = -np.arange(len(items))
     with progress("recommending", len(sessions), "sessions") as advance:
         for first in range(0, len(sessions), SESSIONS_AT_ONCE):
             chunk = sessions.iloc[first : first + SESSIONS_AT_ONCE]
-            codes, scores = _next_items(loaded, chunk, k)
-            found.append(
-                pl.DataFrame(
-                    {
-                        "session_id": np.repeat(chunk["session_id"].to_numpy(), k),
-                        "rank": np.tile(np.arange(1, k + 1), len(chunk)),
-                        "item_id": pl.Series(items.take(codes.ravel() - first_code)),
-                        "score": scores.ravel(),
-                    }
-                )
+            codes, scores = _next_items(loaded, chunk, unknown, k)
+            # Where fewer than k items are left, what is left out fills the list.
+            row, place = np.nonzero(scores != -np.inf)
+            yield pl.DataFrame(
+                {
+                    "session_id": pl.Series(chunk["session_id"].to_numpy())[row],
+                    "rank": place + 1,
+                    "item_id": pl.Series(items.take(codes[row, place] - first_code)),
+                    "score": scores[row, place],
+                }
             )
             advance(len(chunk))
-    # In a small catalogue the list may come down to the item just viewed.
-    recommended = pl.concat(found).filter(pl.col("score") > -np.inf)
-    write_table(recommended, output)
-    told = [f"{len(sessions):,} sessions", f"{k} items each", *set_aside(manifest)]
-    say(f"recommend: {', '.join(told)} → {output}")
-    return recommended
+
+
+def by_frequency(encoder: Any) -> np.ndarray:
+    """Positions in the vocabulary of items, those seen most often in training first.
+
+    Without counts, as in an older bundle, they are in the order of codes, which is that of
+    frequency unless the vocabulary grew.
+    """
+    items = encoder.vocabulary["item_id"]
+    seen = np.zeros(len(items), np.int64)
+    if "item_id" in encoder.counts:
+        for values, counts in spill.batches(encoder.counts["item_id"]):
+            positions = pc.index_in(values, value_set=items)
+            coded = positions.is_valid()
+            seen[positions.filter(coded)] = counts[coded]
+    return np.argsort(-seen, kind="stable")
 
 
 def _coded(operator: Any) -> dict[str, Any]:
@@ -185,45 +265,68 @@ def needed_columns(source: Any, workflow: Workflow) -> Any:
     return source.model_copy(update={"columns": columns})
 
 
-def _events(raw: Path, manifest: dict[str, Any], workflow: Workflow) -> pd.DataFrame:
-    """All events in session and time order, with the columns that the workflow reads."""
+def _events(raw: Path, manifest: dict[str, Any], workflow: Workflow, owner: str) -> pl.DataFrame:
+    """All events in session and time order: the columns that the workflow reads, and ``owner``."""
     columns = workflow.input_schema.column_names
     missing = [name for name in columns if name not in manifest["columns"]]
     if missing:
         raise UserError(f"the log lacks the column {', '.join(missing)}, which the model was given")
+    if not manifest["shards"]:
+        kept = manifest["source"]["keep_event_types"]
+        raise UserError(f"no event of the log is of a type that sessions.source keeps: {kept}")
+    columns = list(dict.fromkeys([*columns, owner]))
     shards = [raw / shard["file"] for shard in manifest["shards"]]
     events = pl.concat([pl.read_parquet(shard, columns=columns) for shard in shards])
-    events = events.sort(sessionize.SESSION, sessionize.TIME, maintain_order=True)
-    return sessionize.to_pandas(events.to_arrow())
+    return events.sort(sessionize.SESSION, sessionize.TIME, maintain_order=True)
 
 
-def _next_items(loaded: Bundle, chunk: pd.DataFrame, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Codes and scores of the best ``k`` next items, each ``(sessions, k)``."""
-    model, no_repeats = loaded.model, loaded.preprocess.sessions.drop_repeats
+def _latest_sessions(events: pl.DataFrame) -> pl.DataFrame:
+    """The events of each user's session that starts last."""
+    start = pl.col(sessionize.TIME).min().over(sessionize.SESSION)
+    return events.filter(start == start.max().over("user_id"))
+
+
+def _known_events(loaded: Bundle, chunk: pd.DataFrame, drop_repeats: bool) -> Any:
+    """The sessions as the model takes them, without events of unknown items."""
     import torch
 
     from training.sessions import ragged
 
+    item, names = loaded.model.item, loaded.model.columns
     offsets = np.zeros(len(chunk) + 1, np.int64)
-    np.cumsum([len(items) for items in chunk[model.item]], out=offsets[1:])
-    columns = {
-        name: torch.from_numpy(np.concatenate(chunk[name].to_list())) for name in model.columns
-    }
-    sessions = ragged.Sessions(columns, torch.from_numpy(offsets))
-    sessions = ragged.drop_unknown(sessions, model.item)
-    if no_repeats:
-        sessions = ragged.drop_repeats(sessions, model.item)
+    np.cumsum([len(items) for items in chunk[item]], out=offsets[1:])
+    columns = {name: torch.from_numpy(np.concatenate(chunk[name].to_list())) for name in names}
+    sessions = ragged.drop_unknown(ragged.Sessions(columns, torch.from_numpy(offsets)), item)
+    return ragged.drop_repeats(sessions, item) if drop_repeats else sessions
+
+
+def _next_items(
+    loaded: Bundle, chunk: pd.DataFrame, unknown: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Codes and scores of the best ``k`` next items, each ``(sessions, k)``; the score of what is
+    left out is minus infinity.
+
+    ``unknown``: the scores for a session of which no item is known, ``(num_items,)``.
+    """
+    import torch
+
+    from training.sessions import ragged
+
+    model, evaluation = loaded.model, loaded.evaluation()
+    sessions = _known_events(loaded, chunk, evaluation.drop_repeats)
+    items = sessions.columns[model.item].long()
     known = sessions.lengths > 0
     steps = sessions.offsets[1:][known] - 1
-    # Frequency order is code order, so falling scores are the popular items' ranking.
-    scores = -torch.arange(model.num_items, dtype=torch.float32).repeat(len(chunk), 1)
+    scores = torch.from_numpy(unknown).repeat(len(chunk), 1)
     with torch.inference_mode():
         if len(steps):
             windows = ragged.windows_through(sessions, steps, model.max_length)
             scores[known] = model.scores(ragged.pad(sessions, windows)).float()
-            if no_repeats:  # the model was never asked for the item just viewed
-                viewed = sessions.columns[model.item][steps].long()
-                scores[known.nonzero().squeeze(1), viewed] = -torch.inf
+        # As training/sessions/evaluation.py leaves them out, over the whole session.
+        if evaluation.exclude_seen:
+            scores[sessions.session_of_event(), items] = -torch.inf
+        elif evaluation.exclude_last_item and evaluation.drop_repeats:
+            scores[known.nonzero().squeeze(1), items[steps]] = -torch.inf
         scores[:, : ragged.FIRST_ITEM] = -torch.inf
         best = scores.topk(k, dim=1)
     return best.indices.numpy(), best.values.numpy()

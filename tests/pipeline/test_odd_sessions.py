@@ -172,7 +172,8 @@ def test_a_catalogue_of_one_item(tmp_path, capsys):
     outputs = ["--metrics", str(tmp_path / "m.json"), "--plots", str(tmp_path / "plots")]
     assert command("evaluate", "sessions", *judge, *outputs, settings=settings) == 0
     assert json.loads((tmp_path / "m.json").read_text())["recall@20"] == 1.0
-    assert command("export", "sessions", *judge, "--output", folders["bundle"]) == 0
+    bundle = ["--output", folders["bundle"]]
+    assert command("export", "sessions", *judge, *bundle, settings=settings) == 0
     given = ["--bundle", folders["bundle"], "--input", str(tmp_path / "one.csv")]
     assert command("recommend", *given, "--output", str(tmp_path / "next.csv"), "-k", "5") == 0
     assert pl.read_csv(tmp_path / "next.csv")["item_id"].to_list() == ["only"] * 60

@@ -105,3 +105,19 @@ def test_scores_are_those_of_the_features_and_nothing_of_a_scratch_folder_is_tol
         expected = torch.sigmoid(model(inputs).double()).numpy()
     np.testing.assert_allclose(scores, expected, atol=1e-9)
     assert len(set(scores)) > 100
+
+
+def test_more_bad_lines_than_usual_are_let_through_on_request(road, tmp_path, monkeypatch, capsys):
+    folder, lines = road
+    monkeypatch.chdir(folder)
+    log = tmp_path / "log.txt"
+    log.write_text("\n".join([*lines[VALID : VALID + 97], *["no line of such a log"] * 3]) + "\n")
+    given = ["--input", str(log), "--output", str(tmp_path / "scores.csv")]
+    assert main(["score", *given]) == 1
+    told = " ".join(capsys.readouterr().err.split())
+    assert "3 of 100 lines are bad (3.0%; max_bad_fraction allows 1.0%)" in told
+    assert main(["score", *given, "--max-bad-fraction", "0.05"]) == 0
+    assert capsys.readouterr().out.startswith("score: 97 rows, 3 quarantined")
+    assert main(["score", *given, "--max-bad-fraction", "-1"]) == 1
+    told = " ".join(capsys.readouterr().err.split())
+    assert "ranking.source: max_bad_fraction: input should be greater than or equal to 0" in told
