@@ -35,7 +35,9 @@ class EngineSettings(Settings):
 
     table_optimizer: Optimizer | Literal["rowwise_adagrad"] | None = None
     """Of the embedding tables; null: the same as ``optimizer``. It moves the rows that a batch uses
-    and no others; rowwise_adagrad keeps one number a row instead of one a weight."""
+    and no others; but session models' tables have dense gradients (except those of 100,000 items or
+    more whose loss is over drawn items, in one process), so that Adam's momentum moves other rows
+    too. rowwise_adagrad keeps one number a row instead of one a weight."""
 
     table_learning_rate: float | None = Field(None, gt=0)
     """Of ``table_optimizer``; null: the same as ``learning_rate``."""
@@ -46,8 +48,9 @@ class EngineSettings(Settings):
     tables: Literal["auto", "plain", "compiled", "fused"] = "auto"
     """How click models' tables are looked up and updated; the numbers are the same. plain: torch's
     nn.Embedding; compiled: loops over the batch's rows, CPU only; fused: FBGEMM, whose backward
-    pass is the optimizer step; auto: compiled on CPU, fused on GPU where nothing speaks against
-    it."""
+    pass is the optimizer step; auto: compiled on CPU, on a GPU fused, or plain where a width is no
+    multiple of 4 (the weights of single codes have width 1), with gradient_clip or
+    table_weight_decay, or without fbgemm_gpu."""
 
     tables_out_of_core: bool = False
     """Whether click models' tables and their optimizer's state may be larger than memory. They then
@@ -107,7 +110,8 @@ class EngineSettings(Settings):
     """Resumable checkpoints kept; older ones are deleted."""
 
     seed: int = Field(0, ge=0)
-    """Of the row order, dropout and masking. With it the whole run is reproducible on CPU."""
+    """Of the initial weights, the row order, dropout, masking and drawn negatives. With it the
+    whole run is reproducible on CPU."""
 
     threads: int | None = Field(None, ge=1)
     """CPU threads for tensor arithmetic; null: as many as torch chooses."""

@@ -8,7 +8,7 @@ from pipeline.arguments import Stages, add_path, add_stage, read_params
 
 ABOUT = """
 Trains each entry of RECIPE.compare.entries once with each of RECIPE.compare.seeds on the same
-features, judges every model on the training, validation and test split, and writes tables and
+features, judges every model on the splits that RECIPE.compare.splits names, and writes tables and
 plots. Runs that are finished are not done again, and one that was stopped goes on. All models are
 built before the first is trained, so that an entry that does not fit the features is named at once.
 """

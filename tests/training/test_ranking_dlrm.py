@@ -154,7 +154,7 @@ def test_faults_name_model_and_setting():
         ranking.build("dlrm", SCHEMA.excluding_by_tag(Tags.CATEGORICAL), SETTINGS)
     with pytest.raises(UserError, match="model dlrm: needs columns tagged CONTINUOUS"):
         ranking.build("dlrm", SCHEMA.excluding_by_tag(Tags.CONTINUOUS), SETTINGS)
-    with pytest.raises(UserError, match="one column tagged BINARY_CLASSIFICATION"):
+    with pytest.raises(UserError, match="a column tagged BINARY_CLASSIFICATION"):
         ranking.build("dlrm", SCHEMA.excluding_by_tag(Tags.TARGET), SETTINGS)
     with pytest.raises(UserError, match="top_mlp"):
         validate(DLRMSettings, {"top_mlp": []}, "params.yaml")

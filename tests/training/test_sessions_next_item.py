@@ -17,6 +17,7 @@ from training.batches import Batches
 from training.sessions import build
 from training.sessions.fitting import observe
 from training.sessions.ragged import by_length, pad, training_windows
+from training.sessions.sasrec import SASRecSettings
 
 OURS = ("sasrec", "gru4rec", "core")
 SMALL = {"d_model": 8, "max_length": 5, "embedding_std": 0.5, "side_dim": 3}
@@ -200,6 +201,11 @@ def test_every_step_of_a_long_session_trains_once(max_length):
     assert sorted(targets) == [6, 7, 8, 9, 10, 11, 12, 21, 23, 24]
     ends = [[8 + k for k in range(5 - min(max_length, 7), 5)]]
     assert pad(sessions, windows)["item_id"].tolist()[0][1 : max_length + 1][:7] == ends[0]
+
+
+def test_auto_counts_items_without_the_reserved_codes():
+    found = [SASRecSettings().loss_over(codes) for codes in (10_003, 10_004)]
+    assert found == ["cross_entropy", "sampled_softmax"]
 
 
 def test_repeats_and_unknown_items_do_not_train():

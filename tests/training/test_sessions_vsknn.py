@@ -148,6 +148,12 @@ def test_the_order_in_which_sessions_come_does_not_matter():
     np.testing.assert_array_equal(scores_after(one, asked), scores_after(other, asked))
 
 
+def test_of_sessions_of_one_start_the_last_to_come_is_the_latest():
+    for sessions, latest in (([[3, 4], [3, 5]], 5), ([[3, 5], [3, 4]], 4)):
+        scores = scores_after(counted("vsknn", sessions, [0, 0], sample_size=1), [[3]])[0]
+        assert [item for item in (4, 5) if scores[item] > 0] == [latest]
+
+
 def test_a_trained_model_is_trained_further():
     generator = np.random.default_rng(2)
     sessions = generator.integers(3, CODES, (40, 4)).tolist()

@@ -43,7 +43,8 @@ class PairSettings(InteractionSettings):
     by squared error, or by cross-entropy where it is 0 or 1."""
 
     negatives: int = Field(1, ge=1)
-    """pointwise and bpr: items drawn for each chosen one."""
+    """pointwise and bpr: items drawn for each chosen one, evenly from all items, those that the
+    user chose among them."""
 
 
 class InteractionModel(nn.Module):

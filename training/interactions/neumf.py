@@ -36,7 +36,8 @@ class NeuMFSettings(PairSettings):
     by squared error, or by cross-entropy where it is 0 or 1."""
 
     negatives: int = Field(4, ge=1)
-    """pointwise and bpr: items drawn for each chosen one."""
+    """pointwise and bpr: items drawn for each chosen one, evenly from all items, those that the
+    user chose among them."""
 
 
 class NeuMF(PairModel):

@@ -43,7 +43,8 @@ class DCNv2Settings(DeepSettings):
 
 
 class CrossMixture(nn.Module):
-    """f(x) = Σ_i softmax(G x)_i · U_i tanh(C_i tanh(V_i x)) + b, the paper's equation 3.
+    """f(x) = Σ_i softmax(G x)_i · U_i tanh(C_i tanh(V_i x)) + b: the paper's mixture of low-rank
+    experts with a nonlinear middle.
 
     Args:
         width: of the features.

@@ -2,8 +2,8 @@
 using deep ensembles", 2017 (arXiv:1612.01474).
 
 Several click models side by side, alike or not, that begin with different weights and see the same
-batches. No weight is shared, and what is predicted is the mean of their logits. What single nets
-get wrong by chance cancels out.
+batches. No weight is shared, and what is predicted is the mean of their logits (the paper's is that
+of their probabilities). What single nets get wrong by chance cancels out.
 """
 
 from typing import Any

@@ -84,7 +84,9 @@ class ClickSettings(ModelSettings):
 
     initialisation: Literal["dlrm", "normal"] = "normal"
     """dlrm: as in Facebook's code, tables uniform within ±1/√rows and layers normal with
-    Xavier's variance; normal: tables with standard deviation 0.01, layers as torch starts them."""
+    Xavier's variance; normal: tables with standard deviation 0.01, layers as torch starts them. The
+    weights of single codes (logistic_regression, and the linear parts of fm, deepfm, afm and
+    wide_and_deep) and the vectors of numbers start as in normal with both."""
 
 
 class EmbeddingSettings(ClickSettings):
@@ -94,7 +96,7 @@ class EmbeddingSettings(ClickSettings):
     """Width of every embedding; cardinality: 2·⁴√rows of each table, where the model allows it."""
 
     tables: TableSettings = TableSettings()
-    """Compression of the embedding tables."""
+    """Compression of the embedding tables; the weights of single codes in linear parts stay."""
 
 
 class DeepSettings(EmbeddingSettings):

@@ -17,7 +17,7 @@ START = "start"
 
 
 class CountingModel(SessionModel):
-    """Learns by one pass over the training sessions, in any order.
+    """Learns by one pass over the training sessions.
 
     ``counts``, ``(num_items,)``, are the events of each item. State whose size is known only after
     training lies in the flat buffers that ``sized_by_data`` names.

@@ -37,7 +37,8 @@ class SessionPopularSettings(PrefixSettings):
     """The items of the session itself, then the popular ones."""
 
     decay: float = Field(0.5, gt=0, le=1)
-    """What an event counts beside the one after it: 1 counts events, less prefers late ones."""
+    """What an event counts beside the one after it: 1 counts events, which is S-POP; less prefers
+    late ones."""
 
 
 class NeighbourSettings(PrefixSettings):

@@ -22,6 +22,10 @@ ITEMS_AT_ONCE = 2**16
 class ItemVectors(nn.Module):
     """A table of item vectors, and a second one to compare with where weights are not tied.
 
+    With ``mixtures`` K a score is log Σ_k π_k exp(s_k): the weights π and the K queries come from
+    the prefix. After Yang et al., Breaking the softmax bottleneck, 2018; one normalisation for all
+    components (theirs mixes softmaxes that are each normalised), and no tanh.
+
     With ``item_features`` the vector of an item is the sum of its own and those of its features, as
     training has shown them: of a categorical column the vector of its code, of a continuous one a
     learned direction times the item's mean value.

@@ -52,9 +52,10 @@ class NextItemSettings(ModelSettings):
     temperature: float = Field(0.07, gt=0)
     """Scores are divided by this. Cosines need a low one, about 0.1."""
     mixtures: int = Field(1, ge=1)
-    """Softmaxes that are mixed (Yang et al. 2018): a prefix asks with as many vectors, and a score
-    is the log of the sum of what they give. More than 1 is for sessions whose next item has several
-    explanations; scores cost as many times more."""
+    """Vectors that a prefix asks with, each with a weight: a score is the log of the weighted sum
+    of what they give (after Yang et al. 2018; one normalisation for all components, no tanh). More
+    than 1 is for sessions whose next item has several explanations; scores cost as many times
+    more."""
     weight_tying: bool = True
     """Whether one table holds the item vectors that are read and those that are compared with."""
     embedding_std: float = Field(0.05, gt=0)
@@ -74,10 +75,13 @@ class NextItemSettings(ModelSettings):
     own plus those of its features in training, wherever it stands (Kula 2015)."""
 
     def loss_over(self, num_items: int) -> str:
-        """What ``loss`` means for a catalogue of that many codes."""
+        """What ``loss`` means for a catalogue of that many codes, the reserved ones included."""
+        from training.sessions.ragged import FIRST_ITEM  # imports torch
+
         if self.loss != "auto":
             return self.loss
-        return "cross_entropy" if num_items <= ALL_ITEMS_AT_MOST else "sampled_softmax"
+        items = num_items - FIRST_ITEM
+        return "cross_entropy" if items <= ALL_ITEMS_AT_MOST else "sampled_softmax"
 
     @model_validator(mode="after")
     def _loss_fits(self) -> "NextItemSettings":

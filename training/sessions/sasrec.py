@@ -1,7 +1,10 @@
 """SASRec: a transformer whose events attend to earlier ones only.
 
-Kang & McAuley, Self-Attentive Sequential Recommendation, ICDM 2018. What differs is a setting:
-pre-norm layers, a wider feed-forward layer, and losses over many items in the place of one.
+Kang & McAuley, Self-Attentive Sequential Recommendation, ICDM 2018. Theirs are the settings
+``similarity: dot``, ``temperature: 1``, ``feed_forward: 1`` and ``loss: bce``. No setting brings
+back what else differs: they have ReLU in the place of GELU; dropout on attention weights, and on
+inputs after positions are added to them, not before; positions that count back from the last event;
+item vectors multiplied by √d_model (in their code); and no linear layer after the heads.
 """
 
 import torch

@@ -31,11 +31,11 @@ EVENTS_TO_PRUNE = 4_000_000
 class VSkNN(CountingModel):
     """Compares the prefix with the sessions of the past.
 
-    Of the sessions that are kept, in the order of their ``session_starts``: ``session_items``, the
-    different items of each, and ``session_offsets``. An item of which ``sample_size`` later
-    sessions exist never looks at an earlier one, so sessions that are not among the latest
-    ``sample_size`` of any of their items are not kept: at most ``sample_size`` times the number of
-    items are.
+    Of the sessions that are kept, in the order of their ``session_starts`` and, where these are
+    equal, of arrival: ``session_items``, the different items of each, and ``session_offsets``. An
+    item of which ``sample_size`` later sessions exist never looks at an earlier one, so sessions
+    that are not among the latest ``sample_size`` of any of their items are not kept: at most
+    ``sample_size`` times the number of items are.
 
     ``holders``, ``(num_items,)``, and ``seen`` are how many sessions held each item, and in all.
     """
