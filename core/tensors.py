@@ -281,7 +281,8 @@ def _bytes_of(tensor: torch.Tensor | Pieces) -> Iterator[memoryview]:
             yield from _bytes_of(piece.contiguous())
         return
     items = CHUNK_BYTES // tensor.dtype.itemsize
-    for piece in tensor.reshape(-1).split(items):
+    # Of no or one value any stride counts as contiguous, such as NumPy's 0, which bytes refuse.
+    for piece in tensor.as_strided((tensor.numel(),), (1,)).split(items):
         # Viewed as bytes, since NumPy has no bfloat16.
         yield memoryview(piece.cpu().view(torch.uint8).numpy())
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from core import cluster as dask_cluster
 from core import frames, gpu
-from core.errors import UserError
 from core.merlin import Dataset, Graph, Schema, Workflow, ops
+from pipeline.splits import EmptySplit
 from workflows.executor import ColumnExecutor
 
 SAMPLE_ROWS = 1000
@@ -72,7 +72,7 @@ def first_rows(sources: list[Any], read: Read, split: str) -> Any:
     """The first rows of the first source that has any.
 
     Raises:
-        UserError: none has.
+        EmptySplit: none has.
     """
     for source in sources:
         frame = read(source, split)
@@ -81,8 +81,8 @@ def first_rows(sources: list[Any], read: Read, split: str) -> Any:
     raise _nothing_left(split)
 
 
-def _nothing_left(split: str) -> UserError:
-    return UserError(
+def _nothing_left(split: str) -> EmptySplit:
+    return EmptySplit(
         f"nothing is left to fit on: the {split} split has no rows after its filters. Look at the "
         "split settings and, for sessions, at min_length, drop_repeats and min_item_support"
     )

@@ -37,7 +37,7 @@ from core.merlin import ColumnSchema, Schema, Workflow, schema_to_json
 from core.settings import Settings
 from pipeline import fitting, held_out
 from pipeline.held_out import HELD_OUT, Settled
-from pipeline.splits import SPLITS
+from pipeline.splits import SPLITS, EmptySplit
 from workflows.executor import transform
 from workflows.ops.codes import OOV
 from workflows.state import save_state
@@ -140,7 +140,7 @@ def apply(
     """Writes the features of every part; returns the manifest of what was written.
 
     Raises:
-        UserError: a split that is ``needed`` is empty.
+        EmptySplit: one that is ``needed``.
     """
     read = frames.reader(job.read, device)
     written = dask_cluster.run(
@@ -329,7 +329,7 @@ def summary(
     """The features' manifest: rows and unknown values a split, codes a column.
 
     Raises:
-        UserError: a split that is ``needed`` is empty.
+        EmptySplit: one that is ``needed``.
     """
     unit = about["unit"]
     manifest: dict[str, Any] = {**about, "splits": {}, "cardinality": {}}
@@ -340,7 +340,7 @@ def summary(
         mine = [found for part, found in zip(parts, written, strict=True) if part.split == split]
         rows = sum(found["rows"] for found in mine)
         if rows == 0 and split in needed:
-            raise UserError(
+            raise EmptySplit(
                 f"the {split} split has no {unit}: the log is too short for its split settings"
             )
         coded = manifest["cardinality"]

@@ -212,16 +212,16 @@ def time_bounds(settings: SplitSettings, starts: np.ndarray, settled: int = 0) -
 
 
 def _why_nothing_trains(settings: SplitSettings, starts: np.ndarray) -> str:
-    if starts.min() == starts.max():
+    if len(starts) > 1 and starts.min() == starts.max():
         return (
-            f"split.kind '{settings.kind}' cuts by time, and all {len(starts):,} times that it "
-            "could cut at are the same, so nothing is left to train; is columns.timestamp the "
-            "right column? Without times set split.kind to leave_one_out or files"
+            f"split.kind '{settings.kind}' cuts by time, and all {len(starts):,} times (of "
+            "sessions: their starts) are the same, so nothing is left to train; name another "
+            "column in source.columns.timestamp, or set split.kind to leave_one_out"
         )
-    days = " of the days that split.train_days allows" if settings.train_days else ""
+    short = settings.kind == "window" and settings.train_days is not None
     return (
-        f"split.kind '{settings.kind}': nothing{days} is left to train before what is held out; "
-        "hold out less, or add more of the log"
+        f"split.kind '{settings.kind}' leaves nothing to train before what is held out; "
+        f"{'raise split.train_days' if short else 'hold out less'}, or add more to the log"
     )
 
 

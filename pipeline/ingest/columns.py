@@ -186,8 +186,8 @@ def _times(column: Column, array: pa.Array) -> tuple[pa.Array, np.ndarray, str]:
     outside = np.asarray(pc.fill_null(outside, False))
     if outside.any() and not bad.any():
         reason = (
-            "time before 1970 or after 2099 (settings columns.timestamp, time_format; divide micro- "
-            "or nanoseconds to milliseconds first)"
+            "time before 1970 or after 2099 (settings columns.timestamp, time_format; times in "
+            "microseconds or nanoseconds have to be divided to milliseconds)"
         )
     return milliseconds.cast(TIMESTAMP), bad | outside, reason
 

@@ -71,7 +71,8 @@ def evaluate(
         write_json(Path(plots) / f"{name}.json", rows)
     write_json(metrics, found)
     known = [key for key in HEADLINES[recipe] if found.get(key) is not None]
-    shown = ", ".join(f"{key} {found[key]:.4f}" for key in known) or "no metric is defined"
+    shown = ", ".join(f"{key} {found[key]:.4f}" for key in known)
+    shown = shown or found.get("undefined_because", "no metric is defined")
     say(f"evaluate: {split}: {shown} → {metrics}, {plots}")
     return found
 

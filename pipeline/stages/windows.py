@@ -14,7 +14,9 @@ from core.settings import merge
 from pipeline.compare.plan import Entry, entries, suitable
 from pipeline.compare.settings import CompareSettings
 from pipeline.params import Params
+from pipeline.splits import EmptySplit
 from pipeline.stages.evaluate import HEADLINES
+from pipeline.stages.train import rows_of
 from pipeline.windows import days
 from pipeline.windows.runs import Judged, Window, from_scratch, trained_further
 
@@ -48,12 +50,13 @@ def windows(
         plots: folder to write: ``by_day.json``, ``tables.md``.
 
     Returns:
-        ``days``: sessions that test, by day; ``entries``: by entry and mode the mean over days of
-        each metric (``mean``, itself a mean over seeds, and ``std`` over seeds), and ``by_day``.
+        ``days``: sessions that start on each day that tested; ``entries``: by entry and mode the
+        mean over days of each metric (``mean``, itself a mean over seeds, and ``std`` over seeds),
+        and ``by_day``.
 
     Raises:
         UserError: before anything is trained, a log without two days, a model that does not fit
-            the features.
+            the features; every day was passed over.
     """
     params = _with_an_entry(params or Params.read())
     settings = params.section("sessions.windows")
@@ -64,8 +67,15 @@ def windows(
         )
     raw, output = Path(raw), Path(output)
     counts = days.sessions_by_day(raw)
-    tested = days.test_days(counts, settings.first_test_day)
-    points = list(_points(raw, output, params, tested))
+    train_days = params.section("sessions.preprocess").split.train_days
+    candidates = days.test_days(counts, settings.first_test_day, train_days)
+    points = list(_points(raw, output, params, candidates))
+    if not points:
+        raise UserError(
+            f"{raw}: no day leaves sessions to train on, to validate on and to test; look at "
+            "sessions.preprocess.sessions (min_length, drop_repeats, min_item_support)"
+        )
+    tested = dict.fromkeys(point.day for point in points)
     report = {"days": {str(day): counts[day] for day in tested}, "entries": _means(points)}
     write_json(metrics, report)
     _plot(points, report, Path(plots))
@@ -87,12 +97,27 @@ def _points(raw: Path, output: Path, params: Params, tested: list[int]) -> Itera
     for day in tested:
         window = Window(day, output / f"day-{day}" / "features", output / f"day-{day}")
         its_params = days.window_params(params, day)
-        days.window_features(raw, window.features, its_params)
+        if not _made(raw, window, its_params):
+            continue
         found = suitable("sessions", entries("sessions", its_params), window.features, compare)
         for entry, seed in product(found, compare.seeds):
             say(f"windows: day {day}, {entry.name}, seed {seed}")
             its_modes = modes if _learns_by_gradient(entry) else ("scratch",)
             yield from _of_window(window, entry, seed, its_modes, compare, before)
+
+
+def _made(raw: Path, window: Window, params: Params) -> bool:
+    """Makes the window's features; where they lack something, says so: the day is passed over."""
+    lacking = ""
+    try:
+        days.window_features(raw, window.features, params)
+        if not rows_of(window.features, "test"):
+            lacking = "nothing to test, as the filters leave no session of the test split"
+    except EmptySplit as empty:
+        lacking = str(empty)
+    if lacking:
+        say(f"windows: day {window.day} passed over: {lacking}")
+    return not lacking
 
 
 def _of_window(
@@ -183,10 +208,23 @@ def _plot(points: list[Point], report: dict[str, Any], folder: Path) -> None:
         for name, modes in report["entries"].items()
         for mode, found in modes.items()
     ]
-    title = (
-        f"Mean over days {', '.join(report['days'])} and {len({p.seed for p in points})} seed(s)"
-    )
+    title = _title(points)
     header = ["entry", "mode", *names]
     lines = ["| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]]
     (folder / "tables.md").write_text(f"{title}\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
     table(title, header, rows)
+
+
+def _title(points: list[Point]) -> str:
+    """Says over which days the means are: not those on which nothing could be asked for."""
+    tested = dict.fromkeys(point.day for point in points)
+    asked = {p.day for p in points if any(value is not None for value in p.metrics.values())}
+    silent = [str(day) for day in tested if day not in asked]
+    counted = ", ".join(str(day) for day in tested if day in asked) or "none"
+    title = f"Mean over day(s) {counted} and {len({point.seed for point in points})} seed(s)"
+    if silent:
+        title += (
+            f"; nothing could be asked for on day(s) {', '.join(silent)} (items unseen in training "
+            "are left out)"
+        )
+    return title

@@ -16,7 +16,7 @@ from pipeline import held_out
 from pipeline.params import Params
 from pipeline.preprocess import MANIFEST, PLAN, SCHEMA, STATE, plan_of, raw_manifest
 from pipeline.sessionize import SESSION, TIME
-from pipeline.splits import DAY
+from pipeline.splits import DAY, EmptySplit
 from pipeline.stages.preprocess import preprocess
 
 DONE = "view.json"
@@ -32,18 +32,34 @@ def sessions_by_day(raw: Path) -> dict[int, int]:
     return {day - first: count for day, count in counted.iter_rows()}
 
 
-def test_days(counts: dict[int, int], first: int) -> list[int]:
+def test_days(counts: dict[int, int], first: int, train_days: int | None) -> list[int]:
     """The days from ``first`` on that can test: they have sessions, and so has a day before.
+
+    Args:
+        counts: sessions of each day that has any.
+        train_days: how many days before may train; None: all.
 
     Raises:
         UserError: there is none.
     """
-    found = [day for day in sorted(counts) if day >= max(first, min(counts) + 1)]
+    found = []
+    for day in sorted(counts):
+        since = 0 if train_days is None else day - train_days
+        if day < first:
+            continue
+        if any(since <= earlier < day for earlier in counts):
+            found.append(day)
+        else:
+            say(
+                f"windows: day {day} passed over: no sessions on the {train_days} day(s) before it "
+                "(sessions.preprocess.split.train_days)"
+            )
     if not found:
+        within = f" (split.train_days {train_days})" if train_days else ""
         raise UserError(
             f"sessions.windows.first_test_day {first}: the log has sessions on day(s) "
             f"{', '.join(map(str, sorted(counts)))} only, and a window needs a day with sessions "
-            "that tests and one before it that trains"
+            f"that tests and one before it{within} that trains"
         )
     return found
 
@@ -55,13 +71,21 @@ def window_params(params: Params, day: int) -> Params:
 
 
 def window_features(raw: Path, features: Path, params: Params) -> None:
-    """Makes the window's features, unless they are there already."""
+    """Makes the window's features, unless they are there already.
+
+    Raises:
+        EmptySplit: no session would train, or none validate; nothing is kept then.
+    """
     settings = params.section("sessions.preprocess")
     whole = (features / MANIFEST).is_file() and (features / PLAN).is_file()
     if whole and read_json(features / PLAN) == plan_of(settings, raw_manifest(raw)):
         say(f"windows: {features} is there already")
         return
-    preprocess("sessions", raw, features, params)
+    try:
+        preprocess("sessions", raw, features, params)
+    except EmptySplit:
+        shutil.rmtree(features)
+        raise
 
 
 def newest(features: Path, since: int, view: Path) -> Path | None:

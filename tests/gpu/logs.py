@@ -48,6 +48,40 @@ def clicks(folder, output, how, cluster):
     return output
 
 
+def own_clicks(folder, output, how, cluster):
+    """A raw click log with columns of its own → features."""
+    if not (folder / "manifest.json").exists():
+        rng = np.random.default_rng(2)
+        pages = [f"page {n}" if n % 9 else None for n in rng.zipf(1.5, 600) % 40]
+        users = [int(n) - 5 if n % 7 else None for n in rng.zipf(1.5, 600) % 30]
+        prices = [float(n) if n > -1 else None for n in rng.normal(size=600)]
+        vectors = [rng.normal(size=2).tolist() if n % 5 else None for n in range(600)]
+        columns = {
+            "click": pl.Series(rng.integers(0, 2, 600), dtype=pl.Int8),
+            "buy": pl.Series(rng.integers(0, 2, 600), dtype=pl.Int8),
+            "page": pl.Series(pages, dtype=pl.String),
+            "user": pl.Series(users, dtype=pl.Int64),
+            "price": pl.Series(prices, dtype=pl.Float32),
+            "title": pl.Series(vectors, dtype=pl.List(pl.Float32)),
+        }
+        write_raw(folder, pl.DataFrame(columns), 3)
+    workflow = RankingWorkflowSettings(
+        labels=("click", "buy"),
+        categorical=("page", "user"),
+        continuous=("price",),
+        vectors={"title": 2},
+        dense_missing="median",
+        dense_transform="none",
+        freq_threshold=2,
+        target_encoding=("page",),
+        target_crosses=(("page", "price"), ("page", "user")),
+        crosses=(("page", "user"),),
+    )
+    settings = RankingPreprocessSettings(split=SPLIT, workflow=workflow, rows_per_part=170)
+    preprocess_ranking(folder, output, settings, cluster)
+    return output
+
+
 def events(folder, output, how, cluster):
     """Raw events → sessions; ``how``: ``text`` or ``numbers`` for what the ids are."""
     if not (folder / "manifest.json").exists():
@@ -89,6 +123,7 @@ def ratings(folder, output, how, cluster):
 ROADS = [
     (clicks, "plain"),
     (clicks, "every operator"),
+    (own_clicks, "all"),
     (events, "text"),
     (events, "numbers"),
     (ratings, "all"),

@@ -62,6 +62,15 @@ def test_metrics_are_known_before_anything_is_trained(features, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+def test_every_metric_that_evaluate_gives_can_be_chosen(features, tmp_path):
+    chosen = ["coverage@20", "hit@20", "novelty@3"]
+    given = params(["popular"], metrics=chosen)
+    stage.compare("sessions", features, tmp_path / "out", given)
+    files = tmp_path / "m.json", tmp_path / "p"
+    found = stage.summary("sessions", features, tmp_path / "out", *files, given)
+    assert found["metrics"] == chosen
+
+
 @pytest.mark.parametrize("form", ["list", "mapping"])
 def test_dvc_has_a_stage_for_each_entry_and_seed(tmp_path, form):
     from dvc.repo import Repo

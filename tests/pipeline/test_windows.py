@@ -242,3 +242,77 @@ def test_leave_one_out_is_no_protocol_for_days(tmp_path):
     params = settings(evaluate={"protocol": "leave_one_out"})
     with pytest.raises(UserError, match="daily windows cut by day"):
         run(write_raw(tmp_path / "raw", make_events()), tmp_path / "out", params)
+
+
+def passing_over(folder, events, capsys, **changes):
+    """What a run over ``events`` with the model popular alone reports, and what it says."""
+    raw = write_raw(folder / "raw", events)
+    compare = {"entries": {"popular": None}, "seeds": [1]}
+    report = run(raw, folder / "out", settings(compare=compare, **changes))
+    table = (folder / "out/plots/tables.md").read_text()
+    return report, " ".join(capsys.readouterr().out.split()), table
+
+
+FIRST_EVENT = pl.col("timestamp") == pl.col("timestamp").min().over("session_id")
+
+
+def on_day(day):
+    start = pl.col("timestamp").min().over("session_id").dt.timestamp("ms")
+    return (start - FIRST) // DAY == day
+
+
+def test_a_day_whose_sessions_have_one_event_each_is_passed_over(tmp_path, capsys):
+    events = make_events()
+    # More than the sessions of that day have to validate the next window.
+    split = {"split": {"valid": 0.6}}
+    log = events.filter(~on_day(1) | FIRST_EVENT)
+    report, said, _ = passing_over(tmp_path, log, capsys, preprocess=split)
+    assert report["days"] == {"3": 60}
+    assert "day 1 passed over: nothing to test" in said
+
+
+def test_a_day_that_nothing_validates_for_is_passed_over(tmp_path, capsys):
+    events = make_events()
+    log = events.filter(~on_day(1) | FIRST_EVENT)
+    with pytest.raises(UserError, match="no day leaves sessions to train on"):
+        passing_over(tmp_path, log, capsys)
+    assert "day 3 passed over: the valid split has no sessions" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
+@pytest.mark.parametrize(
+    ("kept", "told"), [(1, "leaves nothing to train"), (60, "the train split has no")]
+)
+def test_a_day_that_nothing_trains_for_is_passed_over(tmp_path, capsys, kept, told):
+    """Of the first day's sessions one is left, which validates, or all, of one event each."""
+    events = make_events()
+    left = FIRST_EVENT & (pl.col("session_id") % 1000 >= 60 - kept)
+    report, said, _ = passing_over(tmp_path, events.filter(~on_day(0) | left), capsys)
+    assert report["days"] == {"3": 60}
+    assert "day 1 passed over" in said and told in said
+
+
+def test_a_day_after_a_missing_one_is_passed_over_where_one_day_trains(tmp_path, capsys):
+    split = {"split": {"train_days": 1}}
+    report, said, _ = passing_over(tmp_path, make_events(), capsys, preprocess=split)
+    assert report["days"] == {"1": 60}
+    assert "day 3 passed over: no sessions on the 1 day(s) before it" in said
+
+
+def test_a_log_without_any_day_to_test_is_refused(tmp_path, capsys):
+    with pytest.raises(UserError, match="no day leaves sessions to train on"):
+        passing_over(tmp_path, make_events().filter(FIRST_EVENT), capsys)
+
+
+def test_the_table_names_the_days_that_count(tmp_path, capsys):
+    new = pl.when(on_day(3)).then(1000 + pl.col("timestamp").rank("dense")).otherwise("item_id")
+    events = make_events().with_columns(new.cast(pl.Int64).alias("item_id"))
+    report, _, table = passing_over(tmp_path, events, capsys)
+    assert set(report["days"]) == {"1", "3"}
+    found = report["entries"]["popular"]["scratch"]
+    assert found["by_day"]["3"]["recall@20"] is None
+    assert found["mean"]["recall@20"] == found["by_day"]["1"]["recall@20"]
+    assert table.startswith(
+        "Mean over day(s) 1 and 1 seed(s); nothing could be asked for on day(s) 3"
+    )

@@ -64,3 +64,12 @@ def test_one_session_or_none_says_nothing():
     means.add(torch.empty(0, 2), torch.empty(0, dtype=torch.int64))
     means.add(torch.ones(1, 2), torch.tensor([0]))
     assert means.intervals(0.95) == [{"standard_error": 0.0, "low": 1.0, "high": 1.0}] * 2
+
+
+def test_an_interval_does_not_leave_what_a_mean_can_be():
+    means = ClusteredMeans(2)
+    means.add(torch.tensor([[1.0, 0.0]] * 4 + [[0.0, 0.1]]), torch.arange(5))
+    high, low = means.intervals(0.95)
+    assert (high["high"], low["low"]) == (1, 0)
+    assert 0 < high["low"] < 1 and 0 < low["high"] < 1
+    assert high["standard_error"] == pytest.approx(0.2)

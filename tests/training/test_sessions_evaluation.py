@@ -15,6 +15,7 @@ from training.sessions.evaluation import (
     SessionEvaluationSettings,
     SessionMetrics,
     evaluate_sessions,
+    metric_names,
     rank_steps,
 )
 
@@ -82,8 +83,8 @@ def test_all_that_is_reported_agrees_with_the_second_implementation(protocol, fi
     expected |= {"predictions": len(steps), "sessions": len({step["session"] for step in steps})}
     assert {name: result.pop(name) for name in expected} == pytest.approx(expected)
     intervals = result.pop("intervals")
-    assert set(intervals) == {f"{name}@{k}" for name in ("recall", "ndcg", "mrr") for k in ks}
-    for name in ("recall", "ndcg", "mrr"):
+    assert set(intervals) == {f"{name}@{k}" for name in settings.metrics for k in ks}
+    for name in settings.metrics:
         error = intervals[f"{name}@5"]["standard_error"]
         assert error == pytest.approx(reference.standard_error(steps, name, 5))
     groups = {
@@ -141,6 +142,19 @@ def test_nothing_to_predict_is_no_score():
     assert result["recall@20"] is None
     assert result["by_session_length"] == {}
     assert not {"coverage@20", "intervals"} & set(result)
+    assert "items unseen in training" in result["undefined_because"]
+    asked = evaluate_sessions(Bigram(), [batch_of([[3, 4]])])
+    assert "undefined_because" not in asked
+
+
+@pytest.mark.parametrize("chosen", [{}, {"metrics": ("mrr", "hit"), "ks": (3,)}, {"lists": False}])
+def test_the_names_of_the_metrics_are_those_of_the_report(chosen):
+    settings = SessionEvaluationSettings(**chosen)
+    sessions = [batch_of(awkward_sessions())]
+    report = evaluate_sessions(Bigram(), sessions, settings, torch.arange(ITEMS))
+    assert sorted(metric_names(settings)) == sorted(name for name in report if "@" in name)
+    asked = {name for name in report if name.partition("@")[0] in settings.metrics}
+    assert set(report["intervals"]) == asked
 
 
 def test_items_that_were_never_counted_say_nothing_of_popularity():

@@ -5,9 +5,11 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core.tensors import read_tensors, write_tensors
 from tests.training.counted import (
     CODES,
     counted,
@@ -17,6 +19,7 @@ from tests.training.counted import (
     prefixes,
     scores_after,
 )
+from tests.training.session_examples import session_schema
 
 DISTANCE = {
     "same": lambda d: 1,
@@ -115,6 +118,19 @@ def test_of_equally_strong_partners_the_more_frequent_code_is_kept():
     sessions = [[3, 7], [3, 5], [3, 9]]
     model = counted("association_rules", sessions, neighbours=2)
     assert model.partners[model.offsets[3] : model.offsets[4]].tolist() == [5, 7]
+
+
+def test_a_model_without_any_pairs_is_saved(tmp_path):
+    """NumPy gives such arrays a stride of 0."""
+    model = counted("item_knn", [[3, 3], [3, 3, 3]], schema=session_schema(items=4))
+    write_tensors(tmp_path / "x.safetensors", model.state_dict())
+    found, _ = read_tensors(tmp_path / "x.safetensors")
+    assert {name: tensor.tolist() for name, tensor in found.items()} == {
+        name: tensor.tolist() for name, tensor in model.state_dict().items()
+    }
+    one = torch.full((1,), 7.0).as_strided((1,), (0,))
+    write_tensors(tmp_path / "one.safetensors", {"one": one})
+    assert read_tensors(tmp_path / "one.safetensors")[0]["one"].tolist() == [7]
 
 
 @pytest.mark.parametrize("at_once", [1, 5])

@@ -23,7 +23,8 @@ class ClusteredMeans:
         self.sums = torch.zeros(3 * width + 3, dtype=torch.float64)
 
     def add(self, values: torch.Tensor, clusters: torch.Tensor) -> None:
-        """Takes ``values``, ``(predictions, width)``, and the cluster of each, ``(predictions,)``.
+        """Takes ``values``, ``(predictions, width)``, each from 0 to 1, and the cluster of each,
+        ``(predictions,)``.
 
         All predictions of a cluster have to be given in one call; numbers of clusters mean nothing
         beyond it.
@@ -51,7 +52,8 @@ class ClusteredMeans:
 
     def intervals(self, confidence: float) -> list[dict[str, float]] | None:
         """For each value ``standard_error`` and the ends ``low`` and ``high`` of the interval that
-        holds the true mean with probability ``confidence`` (by the normal distribution).
+        holds the true mean with probability ``confidence``: by the normal distribution, and no
+        further than the mean itself can lie, 0 to 1.
 
         None with fewer than two clusters, of which nothing can be said.
         """
@@ -63,5 +65,6 @@ class ClusteredMeans:
         spread = totals_squared - 2 * means * with_size + means.square() * squares
         errors = (clusters / (clusters - 1) * spread.clamp(min=0)).sqrt() / size
         away = NormalDist().inv_cdf((1 + confidence) / 2) * errors
-        ends = torch.stack([errors, means - away, means + away], 1).tolist()
+        low, high = ((means + side * away).clamp(0, 1) for side in (-1, 1))
+        ends = torch.stack([errors, low, high], 1).tolist()
         return [dict(zip(("standard_error", "low", "high"), row, strict=True)) for row in ends]

@@ -40,6 +40,12 @@ ROWS_AT_MOST = 1024
 
 LENGTH_GROUPS = {"2": 2, "3-5": 5, "6-10": 10, "11-20": 20, "21+": None}
 """Session lengths by which metrics are broken down: name and longest session of each group."""
+NOTHING_ASKED = (
+    "nothing was asked: once items unseen in training and what the filters drop are left out, no "
+    "session has an event to ask for with another before it"
+)
+"""Why a report has no metrics."""
+LIST_METRICS = ("coverage", "popularity", "novelty", "popularity_bias")
 CLOSING = "closing event"
 
 
@@ -82,7 +88,7 @@ class SessionMetrics:
             self._popularity = popularity_groups(self._counts)
         groups = len(LENGTH_GROUPS) * len(POPULARITY_GROUPS)
         self._ranks = RankHistogram(groups, max(settings.ks))
-        self._means = ClusteredMeans(len(MAIN_METRICS) * len(settings.ks))
+        self._means = ClusteredMeans(len(settings.metrics) * len(settings.ks))
         self._lists = ListCounts(settings.ks, items if settings.lists else 0)
         self._targets = torch.zeros(items if settings.lists else 0, dtype=torch.int64)
 
@@ -92,7 +98,7 @@ class SessionMetrics:
         groups = prediction.groups.cpu() * len(POPULARITY_GROUPS) + self._popularity[targets]
         self._ranks.add(ranks, groups)
         ks = self._settings.ks
-        values = [METRICS[name](ranks, k) for name in MAIN_METRICS for k in ks]
+        values = [METRICS[name](ranks, k) for name in self._settings.metrics for k in ks]
         self._means.add(torch.stack(values, 1), prediction.sessions)
         if prediction.lists is not None:
             self._lists.add(prediction.lists)
@@ -121,12 +127,14 @@ class SessionMetrics:
         """All that was counted; see :func:`evaluate_sessions`."""
         found: dict[str, Any] = self.compute()
         predictions = self._ranks.predictions()
-        if self._settings.lists and predictions:
+        if not predictions:
+            found["undefined_because"] = NOTHING_ASKED
+        elif self._settings.lists:
             found |= self._of_lists()
         found |= {"predictions": predictions, "sessions": self._means.clusters}
         intervals = self._means.intervals(self._settings.confidence)
         if intervals is not None:
-            names = [f"{name}@{k}" for name in MAIN_METRICS for k in self._settings.ks]
+            names = at_ks(self._settings.metrics, self._settings.ks)
             found["intervals"] = dict(zip(names, intervals, strict=True))
         lengths, popularities = len(LENGTH_GROUPS), len(POPULARITY_GROUPS)
         cells = torch.arange(lengths * popularities).view(lengths, popularities)
@@ -162,6 +170,17 @@ class SessionMetrics:
         return found
 
 
+def metric_names(settings: SessionEvaluationSettings) -> list[str]:
+    """The names of all metrics that an evaluation by ``settings`` gives, with ``counts``."""
+    measures = (*settings.metrics, *(LIST_METRICS if settings.lists else ()))
+    return at_ks(measures, settings.ks)
+
+
+def at_ks(measures: Iterable[str], ks: Iterable[int]) -> list[str]:
+    """``name@k`` of each measure at each k."""
+    return [f"{name}@{k}" for name, k in itertools.product(measures, ks)]
+
+
 def validation_settings(settings: SessionEvaluationSettings) -> SessionEvaluationSettings:
     """The same protocol and filters, but only the metrics that are followed while training."""
     defaults = SessionEvaluationSettings()
@@ -184,7 +203,8 @@ def evaluate_sessions(
         counts: training events of each item code, ``(num_items,)``.
 
     Returns:
-        Each metric as ``name@k`` (None where there was nothing to predict), and of the lists
+        Each metric as ``name@k`` (None where there was nothing to predict, and then
+        ``undefined_because`` says why), and of the lists
         ``coverage@k`` and, with ``counts``, ``popularity@k``, ``popularity_bias@k`` and
         ``novelty@k``; ``predictions`` (steps) and ``sessions`` counted; ``intervals``: for each
         metric its ``standard_error`` by session and the ends ``low`` and ``high`` of its confidence

@@ -1,6 +1,7 @@
 """Settings of the models that Transformers4Rec carries, apart from them so that reading them does
 not import torch."""
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -16,8 +17,8 @@ class TransformerSettings(AttentionSettings):
 
     maskings: ClassVar[tuple[str, ...]] = ()
     """The training tasks that fit the network."""
-    misfit: ClassVar[str] = ""
-    """Why the others do not."""
+    misfits: ClassVar[Mapping[str, str]] = {}
+    """Why others do not, where there is more to it than that they are not made for it."""
 
     masking: str = "mlm"
     """Training task."""
@@ -37,7 +38,7 @@ class TransformerSettings(AttentionSettings):
         name = NAMES.get(masking, masking)
         if name not in cls.maskings:
             expected = " or ".join(cls.maskings)
-            why = f"{cls.misfit}; " if name in NAMES.values() else ""
+            why = f"{cls.misfits[name]}; " if name in cls.misfits else ""
             raise ValueError(f"{why}expected {expected}")
         return name
 
@@ -52,9 +53,9 @@ class MaskedSettings(TransformerSettings):
     """Of networks that attend both ways, and learn by guessing hidden events."""
 
     maskings: ClassVar[tuple[str, ...]] = ("mlm", "rtd")
-    misfit: ClassVar[str] = (
-        "this network attends to later events too, so with causal masking it sees the answer"
-    )
+    misfits: ClassVar[Mapping[str, str]] = {
+        "clm": "this network attends to later events too, so with causal masking it sees the answer"
+    }
 
     masking: str = "mlm"
     """Training task: mlm (hidden events are guessed); rtd (besides, guesses are put in their place,
@@ -74,9 +75,6 @@ class XLNetSettings(MaskedSettings):
     """XLNet's shape, and how it is trained."""
 
     maskings: ClassVar[tuple[str, ...]] = ("mlm", "plm", "rtd")
-    misfit: ClassVar[str] = (
-        "XLNet attends to later events too, so with causal masking it sees the answer"
-    )
 
     masking: str = "mlm"
     """Training task: mlm (hidden events are guessed); plm (events are guessed one after another in
@@ -106,7 +104,10 @@ class GPT2Settings(TransformerSettings):
     """GPT-2's shape, and how it is trained."""
 
     maskings: ClassVar[tuple[str, ...]] = ("clm",)
-    misfit: ClassVar[str] = "GPT-2 attends to earlier events only and guesses the next one"
+    misfits: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("mlm", "plm", "rtd"),
+        "this network attends to earlier events only and guesses the next one",
+    )
 
     masking: str = "clm"
     """Training task: clm (every event is guessed from those before it, all in one pass)."""
