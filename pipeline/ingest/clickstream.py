@@ -88,11 +88,14 @@ class ClickstreamSourceSettings(EventSourceSettings):
             raise ValueError("columns.timestamp: expected a column, unless layout is sessions")
         if whole and self.session_gap_minutes is not None:
             raise ValueError("session_gap_minutes needs layout: events")
-        no_gap = self.session_gap_minutes is None or columns.user_id is None
-        if columns.session_id is None and not whole and no_gap:
-            raise ValueError(
-                "without columns.session_id, give columns.user_id, session_gap_minutes"
-            )
+        if columns.session_id is None and not whole:
+            needed = {
+                "columns.user_id": columns.user_id,
+                "session_gap_minutes": self.session_gap_minutes,
+            }
+            missing = [name for name, given in needed.items() if given is None]
+            if missing:
+                raise ValueError(f"without columns.session_id, give {' and '.join(missing)}")
         if columns.session_id is not None and self.session_gap_minutes is not None:
             raise ValueError("session_gap_minutes needs columns.session_id: null")
         if self.keep_event_types is not None and columns.event_type is None:

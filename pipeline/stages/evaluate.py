@@ -41,7 +41,7 @@ def evaluate(
     schema = read_schema(features)
     if not rows_of(features, split):
         raise UserError(
-            f"{features}: the {split} split has no rows; set preprocess.split.{split} above 0 and "
+            f"{features}: the {split} split has no rows; raise preprocess.split.{split} and "
             "run 'merlin-pipeline preprocess' again, or evaluate another split"
         )
     trained, record = load_model(model, schema, features)

@@ -332,7 +332,8 @@ def test_one_clear_message(run, write, tmp_path, name, text, told):
 @pytest.mark.parametrize(
     "tree, told",
     [
-        ({"columns": {"session_id": None}}, "give columns.user_id, session_gap_minutes"),
+        ({"columns": {"session_id": None}}, "give columns.user_id and session_gap_minutes$"),
+        ({"columns": {"session_id": None, "user_id": "u"}}, "give session_gap_minutes$"),
         ({"session_gap_minutes": 5}, "needs columns.session_id: null"),
         ({"keep_event_types": ["view"]}, "needs columns.event_type"),
         ({"extra_categorical": ["item_id"]}, "two columns would be called item_id"),

@@ -75,7 +75,8 @@ def chosen_columns(schema: Schema, setting: str, names: tuple[str, ...] | None) 
     missing = [name for name in names or () if name not in known]
     if missing:
         raise UserError(
-            f"{setting}: the features have no list column {', '.join(map(repr, missing))} "
-            f"(found: {', '.join(known) or 'none'}); name only columns that the workflow makes"
+            f"{setting}: the features have no list column {', '.join(map(repr, missing))} beside "
+            f"the item (found: {', '.join(known) or 'none'}); name only columns that the workflow "
+            "makes"
         )
     return known if names is None else list(names)
