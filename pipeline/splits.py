@@ -142,12 +142,6 @@ def window_days(settings: SplitSettings, days: int) -> tuple[int, int]:
     return max(0, day - (settings.train_days or day)), day
 
 
-def windows(settings: SplitSettings, days: int) -> list[SplitSettings]:
-    """One split for each day but the first: train on the days up to it, test on it."""
-    update = [{"kind": "window", "test_day": day} for day in range(1, days)]
-    return [settings.model_copy(update=fields) for fields in update]
-
-
 HELD_BACK = {"train": 2, "valid": 1, "test": 0}
 """Last events of a sequence that a split does not see, for kind: leave_one_out."""
 LEAVE_OUT_FROM = 3
