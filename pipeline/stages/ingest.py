@@ -30,11 +30,13 @@ from pipeline.ingest.ratings import RatingsSourceSettings, rating_columns
 from pipeline.ingest.source import SourceSettings
 from pipeline.ingest.workspace import MANIFEST, NOT_SHAPING, Workspace, plan_of
 
-RECIPES: dict[str, tuple[type[SourceSettings], ...]] = {
-    "ranking": (ClickSourceSettings, CriteoSourceSettings),
-    "sessions": (ClickstreamSourceSettings,),
-    "interactions": (RatingsSourceSettings,),
+RECIPES: dict[str, type[SourceSettings]] = {
+    "ranking": ClickSourceSettings,
+    "sessions": ClickstreamSourceSettings,
+    "interactions": RatingsSourceSettings,
 }
+CRITEO = "ranking"
+"""The recipe that also takes the settings of Criteo's format themselves."""
 
 
 def ingest(
@@ -64,9 +66,10 @@ def ingest(
     expected = RECIPES.get(recipe)
     if expected is None:
         raise UserError(f"recipe '{recipe}': unknown; known are {', '.join(RECIPES)}")
-    if not isinstance(settings, expected):
+    plain = recipe == CRITEO and isinstance(settings, CriteoSourceSettings)
+    if not plain and not isinstance(settings, expected):
         raise UserError(
-            f"recipe '{recipe}' takes {expected[0].__name__}, not {type(settings).__name__}"
+            f"recipe '{recipe}' takes {expected.__name__}, not {type(settings).__name__}"
         )
     settings = source_settings(settings)
     path = settings.path if input is None else input
