@@ -87,7 +87,7 @@ def test_what_needs_validation_says_so(features, tmp_path):
     with pytest.raises(UserError, match=r"decay: plateau.*no validation split"):
         train(recipe, folder / "features", tmp_path / "plateau", plateau)
     train(recipe, folder / "features", tmp_path / "model", params(recipe))
-    with pytest.raises(UserError, match=r"valid split has no rows; set preprocess.split.valid"):
+    with pytest.raises(UserError, match=r"valid split has no rows; raise preprocess.split.valid"):
         model, out = tmp_path / "model", tmp_path / "out"
         evaluate(recipe, folder / "features", model, out, out, params(recipe), split="valid")
 
