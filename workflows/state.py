@@ -1,6 +1,6 @@
 """A fitted workflow's state as JSON and Parquet; the workflow itself is rebuilt from code.
 
-NVTabular's own ``Workflow.save`` is a pickle, and loading one runs whatever is in it.
+NVTabular's own ``Workflow.save`` writes Python objects whose loading runs whatever is in them.
 """
 
 from pathlib import Path

@@ -13,7 +13,8 @@ from pipeline.ingest.events import TableSourceSettings
 from pipeline.ingest.source import SourceSettings
 
 RESERVED = "training"
-"""What preprocessing calls a column of its own."""
+"""What preprocessing calls a column of its own (``workflows.ranking.TRAINING``, which would import
+all of Merlin here)."""
 KINDS: dict[str, Kind] = {
     "labels": "label",
     "categorical": "category",
@@ -74,8 +75,9 @@ class ClickSourceSettings(TableSourceSettings):
         if self.separator != "auto":
             check_separator(self.separator)
         plain = TableSourceSettings()
-        for name in TableSourceSettings.model_fields.keys() - SourceSettings.model_fields.keys():
-            if name != "separator" and getattr(self, name) != getattr(plain, name):
+        for name in TableSourceSettings.model_fields:
+            own = name not in SourceSettings.model_fields and name != "separator"
+            if own and getattr(self, name) != getattr(plain, name):
                 raise ValueError(
                     f"{name} is for logs with columns of their own; name these in columns (a log "
                     "in Criteo's format has none to set)"

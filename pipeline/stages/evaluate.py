@@ -100,8 +100,7 @@ def evaluate_ranking(
         for batch in batches:
             batch = to_device(batch, device)
             pooled.update(model.predict(batch), batch)
-            targets = batch[1]
-            advance(len(targets[model.label] if isinstance(targets, dict) else targets))
+            advance(len(binary.target_of(batch[1], model.label)))
     labels, probabilities = pooled.pooled()
     found: dict[str, Any] = dict(binary.binary_metrics(labels, probabilities))
     for name, other in getattr(pooled, "others", {}).items():

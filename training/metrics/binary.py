@@ -165,6 +165,11 @@ def reliability_points(
     ]
 
 
+def target_of(targets: Any, label: str | None) -> torch.Tensor:
+    """The target ``label`` of a batch, ``(batch,)``; the only one where there are not several."""
+    return targets[label] if isinstance(targets, dict) else targets
+
+
 class BinaryAccumulator:
     """Pools labels and logits of a whole split; the engine's accumulator for click models.
 
@@ -179,9 +184,8 @@ class BinaryAccumulator:
 
     def update(self, prediction: torch.Tensor, batch: Any) -> None:
         """Takes a batch's logits ``(batch,)``; the labels are the batch's targets."""
-        targets = batch[1][self.label] if isinstance(batch[1], dict) else batch[1]
         self._logits.append(prediction.detach().float().cpu())
-        self._labels.append(targets.cpu())
+        self._labels.append(target_of(batch[1], self.label).cpu())
 
     def state(self) -> dict[str, torch.Tensor]:
         """Labels and logits of all rows so far, each ``(rows,)``."""

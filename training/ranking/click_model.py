@@ -7,7 +7,7 @@ from core.errors import UserError
 from core.merlin import Schema, Tags, torch_models
 from training.batches import Batch, Inputs
 from training.embeddings import initialise_layers
-from training.metrics.binary import BinaryAccumulator
+from training.metrics.binary import BinaryAccumulator, target_of
 from training.ranking.losses import click_loss
 from training.ranking.low_rank import factorise_before
 from training.ranking.settings import ClickSettings, DeepSettings
@@ -44,7 +44,7 @@ class ClickModel(nn.Module):
     def loss(self, batch: Batch) -> torch.Tensor:
         """The mean of ``settings.loss`` in nats, see :func:`training.ranking.losses.click_loss`."""
         inputs, targets = batch
-        target = targets[self.label] if isinstance(targets, dict) else targets
+        target = target_of(targets, self.label)
         return click_loss(self(inputs).float(), target, self.settings)
 
     def predict(self, batch: Batch) -> torch.Tensor:

@@ -91,7 +91,7 @@ class MaskedModel(NeuralModel):
 
     def _outputs(self, columns: dict[str, torch.Tensor], training: bool) -> torch.Tensor:
         """What the network makes of the events that :attr:`masking` lets see."""
-        # Transformers4Rec's own flag, rather than train() and eval(), says that there are targets.
+        # Transformers4Rec's own flag, rather than the module's mode, says that there are targets.
         vectors = self.masking(self.events(columns), columns[self.item].long(), training=training)
         return self.network(vectors).float()
 
