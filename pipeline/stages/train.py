@@ -68,7 +68,7 @@ def _train(
     if judged_by:
         model.evaluation = validation_settings(judged_by)
     training, valid = splits(recipe, model, schema, input, engine)
-    if valid is None:
+    if valid is None and getattr(model, "learns_by_gradient", True):
         say("no validation split (split.valid is 0): the weights of the last step are kept")
     parameters = sum(weight.numel() for weight in model.parameters())
     say(f"training {name}: {training.rows:,} rows, {parameters:,} parameters")
