@@ -22,6 +22,7 @@ from core.errors import UserError
 PARTIAL = ".partial"
 MARKER = ".merlin-pipeline"
 """An empty file in every folder that a stage wrote: what it stands in may be replaced."""
+LONGEST_JSON = 1 << 28
 SAMPLE_ROWS, DICTIONARY_VALUES = 2048, 128
 OURS = {MARKER, "manifest.json", "plan.json", "model.json", "bundle.json", "checkpoints"}
 
@@ -106,14 +107,30 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """Reads a JSON file; a missing or broken one is a UserError that names it."""
+    """Reads a JSON file; a missing, broken, oversized or too deep one is a UserError that names it.
+
+    NaN and infinity, which are no JSON, are refused as :func:`write_json` does.
+    """
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        with open(path, "rb") as file:
+            text = file.read(LONGEST_JSON + 1)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (IsADirectoryError, NotADirectoryError):
+        raise UserError(f"{path}: expected a JSON file") from None
+    if len(text) > LONGEST_JSON:
+        raise UserError(f"{path}: more than {LONGEST_JSON:,} bytes of JSON")
+    try:
+        return json.loads(text.decode(), parse_constant=_no_constant)
+    except RecursionError:
+        raise UserError(f"{path}: not valid JSON (nested too deeply)") from None
+    except ValueError as error:  # bad syntax, no UTF-8, an integer of thousands of digits
         raise UserError(f"{path}: not valid JSON ({error})") from None
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number")
 
 
 def write_parquet(path: str | Path, table: pa.Table, **options: Any) -> None:

@@ -1,0 +1,241 @@
+"""Size and SHA-256 of every file of a folder, in a manifest that carries its own checksum.
+
+A stage writes its manifest last, and with it the sizes and sums of all that it wrote. A stage that
+reads checks sizes always, and sums where it reads the bytes anyway. What stands beside a manifest
+of another run, was cut short, or was altered is then noticed, also where no lock could be had.
+"""
+
+import hashlib
+import json
+import os
+import stat
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+from core.artifacts import read_json, write_json
+from core.errors import UserError
+
+FILES, CHECKSUM = "files", "sha256"
+"""Keys of a manifest: the sums of the files, and the checksum of the manifest itself."""
+ATTEMPTS, WAIT_SECONDS = 8, 0.05
+Sums = dict[str, dict[str, Any]]
+"""``{relative name: {"bytes": size, "sha256": hex}}``"""
+Result = TypeVar("Result")
+
+
+class Replaced(UserError):
+    """An input was replaced by another run while it was read."""
+
+
+def sum_of(path: str | Path) -> dict[str, Any]:
+    """Size and SHA-256 of a file."""
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"bytes": os.fstat(file.fileno()).st_size, "sha256": digest}
+
+
+def sums_of(folder: str | Path, names: Iterable[str]) -> Sums:
+    """The sums of files of ``folder``, in the order of their names."""
+    return {name: sum_of(Path(folder) / name) for name in sorted(names)}
+
+
+def files_below(folder: str | Path) -> list[str]:
+    """Relative names of all files below ``folder``, in order; hidden ones are left out."""
+    folder = Path(folder)
+    names = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    return sorted(name.as_posix() for name in names if not name.name.startswith("."))
+
+
+def write_manifest(path: str | Path, record: Mapping[str, Any], files: Sums) -> dict[str, Any]:
+    """Writes ``record`` with the sums of ``files`` and its own checksum; returns what it holds."""
+    whole = {**record, FILES: dict(sorted(files.items()))}
+    whole.pop(CHECKSUM, None)
+    whole[CHECKSUM] = _own_sum(whole)
+    write_json(path, whole)
+    return whole
+
+
+def read_manifest(path: str | Path, required: bool = False) -> dict[str, Any]:
+    """Reads a manifest and checks it against its own checksum.
+
+    Args:
+        required: whether one without a checksum, which an older version wrote, is refused.
+
+    Raises:
+        UserError: it is absent, no JSON object, or altered.
+    """
+    record = read_json(path)
+    if not isinstance(record, dict):
+        raise UserError(f"{path}: expected a JSON object")
+    if not required and FILES not in record and CHECKSUM not in record:
+        return record  # Of an older version.
+    if record.get(CHECKSUM) != _own_sum({**record, CHECKSUM: None}):
+        raise UserError(f"{path}: altered since it was written (its checksum does not match)")
+    _check_sums(path, record.get(FILES))
+    return record
+
+
+def _own_sum(record: Mapping[str, Any]) -> str:
+    rest = {name: value for name, value in record.items() if name != CHECKSUM}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _check_sums(path: str | Path, files: Any) -> None:
+    """Checks that ``files`` is what :data:`Sums` says, with names that stay in the folder."""
+    if not isinstance(files, dict):
+        raise UserError(f"{path}: files: expected an object")
+    for name, entry in files.items():
+        if not is_inside(name):
+            raise UserError(f"{path}: files: {name!r} is no path within the folder")
+        right = isinstance(entry, dict) and set(entry) == {"bytes", "sha256"}
+        right = right and type(entry["bytes"]) is int and entry["bytes"] >= 0
+        if not right or not isinstance(entry["sha256"], str):
+            raise UserError(f"{path}: files: {name}: expected its bytes and its sha256")
+
+
+def is_inside(name: str) -> bool:
+    """Whether ``name`` is a plain relative path that stays below the folder it is of."""
+    parts = PurePosixPath(name).parts
+    plain = name == "/".join(parts) and "\\" not in name and "\0" not in name
+    return plain and bool(parts) and parts[0] != "/" and ".." not in parts
+
+
+class Contents:
+    """A folder as its manifest describes it, checked as its files are read.
+
+    Args:
+        folder: the output of an earlier stage.
+        manifest: name of its manifest.
+        made_by: the stage that makes it, for messages.
+        required: whether a manifest without sums, which an older version wrote, is refused.
+
+    Attributes:
+        record: what the manifest holds.
+
+    Raises:
+        UserError: there is no manifest, or it is altered.
+    """
+
+    def __init__(
+        self, folder: str | Path, manifest: str, made_by: str, required: bool = False
+    ) -> None:
+        self.folder, self.made_by = Path(folder), made_by
+        self.manifest = self.folder / manifest
+        self._identity = _identity(self.manifest)
+        if self._identity is None:
+            raise UserError(
+                f"{folder}: no {manifest} there; this is not the output of a finished {made_by}. "
+                f"Run 'merlin-pipeline {made_by}' first"
+            )
+        try:
+            self.record = read_manifest(self.manifest, required)
+        except UserError:
+            self.confirm()
+            raise
+        self.confirm()
+        self.files: Sums | None = self.record.get(FILES)
+
+    def check_sizes(self, names: Iterable[str] | None = None) -> None:
+        """Checks that the files are there with the sizes that were written.
+
+        Args:
+            names: of some; None: all.
+        """
+        for name in self.files or () if names is None else names:
+            self._check_size(name)
+
+    def check(self, name: str) -> Path:
+        """Reads a file once, against its size and sum; returns its path.
+
+        Raises:
+            Replaced: the folder was replaced in the meantime.
+            UserError: the file is absent, a link, or not what was written.
+        """
+        path = self._check_size(name)
+        if self.files is None:
+            return path
+        try:
+            found = sum_of(path)
+        except FileNotFoundError:
+            raise self._fault(path, "is not there") from None
+        if found != self.files[name]:
+            raise self._fault(path, "altered since it was written (its checksum does not match)")
+        return path
+
+    def check_all(self) -> None:
+        """Checks every file that the manifest names."""
+        for name in self.files or ():
+            self.check(name)
+
+    def confirm(self) -> None:
+        """Checks that the folder is still the one that was read.
+
+        Raises:
+            Replaced: it is not.
+        """
+        if _identity(self.manifest) != self._identity:
+            raise Replaced(
+                f"{self.folder}: was replaced by another run while it was read; give the same "
+                "command again"
+            )
+
+    def _check_size(self, name: str) -> Path:
+        path = self.folder / name
+        if self.files is None:
+            return path
+        if name not in self.files:
+            raise self._fault(path, f"is not among the files that {self.manifest.name} names")
+        try:
+            found = _lstat(self.folder, name)
+        except OSError:
+            raise self._fault(path, "is not there") from None
+        if not stat.S_ISREG(found.st_mode):
+            raise self._fault(path, "is a link or no plain file")
+        expected = self.files[name]["bytes"]
+        if found.st_size != expected:
+            told = f"has {found.st_size:,} bytes, {expected:,} were written"
+            raise self._fault(path, f"altered since it was written ({told})")
+        return path
+
+    def _fault(self, path: Path, what: str) -> UserError:
+        """The error of a file, or of the folder where that is another one by now."""
+        try:
+            self.confirm()
+        except Replaced as replaced:
+            return replaced
+        return UserError(f"{path}: {what}; run 'merlin-pipeline {self.made_by}' again")
+
+
+def _lstat(folder: Path, name: str) -> os.stat_result:
+    """Status of a file below ``folder``, of a link itself; one on the way counts as the file."""
+    path = folder
+    for part in PurePosixPath(name).parts:
+        path = path / part
+        found = path.lstat()
+        if stat.S_ISLNK(found.st_mode):
+            return found
+    return found
+
+
+def _identity(manifest: Path) -> bytes | None:
+    """A hash of a manifest's bytes; None where there is none. Equal manifests name equal files."""
+    try:
+        return hashlib.sha256(manifest.read_bytes()).digest()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def reading(read: Callable[[], Result]) -> Result:
+    """``read()``, again from the start where an input was replaced meanwhile.
+
+    Raises:
+        Replaced: it was, each time.
+    """
+    for attempt in range(ATTEMPTS):
+        try:
+            return read()
+        except Replaced:
+            time.sleep(WAIT_SECONDS * 2**attempt)
+    return read()
