@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from core.artifacts import read_json, write_json
 from core.errors import UserError
 
-FILES, CHECKSUM = "files", "sha256"
+FILES, CHECKSUM = "checksums", "sha256"
 """Keys of a manifest: the sums of the files, and the checksum of the manifest itself."""
 ATTEMPTS, WAIT_SECONDS = 8, 0.05
 Sums = dict[str, dict[str, Any]]
@@ -85,14 +85,14 @@ def _own_sum(record: Mapping[str, Any]) -> str:
 def _check_sums(path: str | Path, files: Any) -> None:
     """Checks that ``files`` is what :data:`Sums` says, with names that stay in the folder."""
     if not isinstance(files, dict):
-        raise UserError(f"{path}: files: expected an object")
+        raise UserError(f"{path}: {FILES}: expected an object")
     for name, entry in files.items():
         if not is_inside(name):
-            raise UserError(f"{path}: files: {name!r} is no path within the folder")
+            raise UserError(f"{path}: {FILES}: {name!r} is no path within the folder")
         right = isinstance(entry, dict) and set(entry) == {"bytes", "sha256"}
         right = right and type(entry["bytes"]) is int and entry["bytes"] >= 0
         if not right or not isinstance(entry["sha256"], str):
-            raise UserError(f"{path}: files: {name}: expected its bytes and its sha256")
+            raise UserError(f"{path}: {FILES}: {name}: expected its bytes and its sha256")
 
 
 def is_inside(name: str) -> bool:
@@ -110,6 +110,7 @@ class Contents:
         manifest: name of its manifest.
         made_by: the stage that makes it, for messages.
         required: whether a manifest without sums, which an older version wrote, is refused.
+        links: whether its files may be links, as a data version control's cache makes them.
 
     Attributes:
         record: what the manifest holds.
@@ -119,9 +120,14 @@ class Contents:
     """
 
     def __init__(
-        self, folder: str | Path, manifest: str, made_by: str, required: bool = False
+        self,
+        folder: str | Path,
+        manifest: str,
+        made_by: str,
+        required: bool = False,
+        links: bool = False,
     ) -> None:
-        self.folder, self.made_by = Path(folder), made_by
+        self.folder, self.made_by, self._links = Path(folder), made_by, links
         self.manifest = self.folder / manifest
         self._identity = _identity(self.manifest)
         if self._identity is None:
@@ -188,7 +194,7 @@ class Contents:
         if name not in self.files:
             raise self._fault(path, f"is not among the files that {self.manifest.name} names")
         try:
-            found = _lstat(self.folder, name)
+            found = path.stat() if self._links else _lstat(self.folder, name)
         except OSError:
             raise self._fault(path, "is not there") from None
         if not stat.S_ISREG(found.st_mode):

@@ -41,7 +41,7 @@ def test_what_was_altered_removed_or_linked_is_named(tmp_path, name):
     with pytest.raises(UserError, match=r"checksum does not match.*preprocess' again"):
         contents.check(name)
     path.write_bytes(before + b"?")
-    with pytest.raises(UserError, match="bytes, .* were written"):
+    with pytest.raises(UserError, match=r"bytes, .* were written"):
         contents.check_sizes()
     path.unlink()
     with pytest.raises(UserError, match="is not there"):
