@@ -5,17 +5,19 @@ reads checks sizes always, and sums where it reads the bytes anyway. What stands
 of another run, was cut short, or was altered is then noticed, also where no lock could be had.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from core.artifacts import read_json, write_json
+from core.artifacts import write_json
 from core.errors import UserError
+from core.strict import LONGEST_MANIFEST, read_plain
 
 FILES, CHECKSUM = "checksums", "sha256"
 """Keys of a manifest: the sums of the files, and the checksum of the manifest itself."""
@@ -39,6 +41,25 @@ def sum_of(path: str | Path) -> dict[str, Any]:
 def sums_of(folder: str | Path, names: Iterable[str]) -> Sums:
     """The sums of files of ``folder``, in the order of their names."""
     return {name: sum_of(Path(folder) / name) for name in sorted(names)}
+
+
+_checked: set[tuple[str, str]] = set()
+
+
+def check_once(path: str | Path, entry: Mapping[str, Any] | None) -> None:
+    """Reads a file against its size and sum, once in a process; None: nothing is known of it.
+
+    Raises:
+        UserError: it is not what was written.
+    """
+    if entry is None or (str(path), entry["sha256"]) in _checked:
+        return
+    if sum_of(path) != entry:
+        raise UserError(
+            f"{path}: altered since it was written (its checksum does not match); run the stage "
+            "that made it again"
+        )
+    _checked.add((str(path), entry["sha256"]))
 
 
 def files_below(folder: str | Path) -> list[str]:
@@ -66,11 +87,13 @@ def read_manifest(path: str | Path, required: bool = False) -> dict[str, Any]:
     Raises:
         UserError: it is absent, no JSON object, or altered.
     """
-    record = read_json(path)
+    record = read_plain(path, LONGEST_MANIFEST)
     if not isinstance(record, dict):
         raise UserError(f"{path}: expected a JSON object")
-    if not required and FILES not in record and CHECKSUM not in record:
-        return record  # Of an older version.
+    if FILES not in record and CHECKSUM not in record:
+        if required:
+            raise UserError(f"{path}: made by an older version (it has no checksums)")
+        return record
     if record.get(CHECKSUM) != _own_sum({**record, CHECKSUM: None}):
         raise UserError(f"{path}: altered since it was written (its checksum does not match)")
     _check_sums(path, record.get(FILES))
@@ -186,6 +209,20 @@ class Contents:
                 f"{self.folder}: was replaced by another run while it was read; give the same "
                 "command again"
             )
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator["Contents"]:
+        """A block that reads the folder: what goes wrong because it was replaced says so.
+
+        Raises:
+            Replaced: the folder is another one at the end of the block.
+        """
+        try:
+            yield self
+        except Exception:
+            self.confirm()
+            raise
+        self.confirm()
 
     def _check_size(self, name: str) -> Path:
         path = self.folder / name

@@ -13,16 +13,19 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 import torch
+from pydantic import Field
 
 from core.artifacts import atomic_path
 from core.errors import UserError
+from core.strict import ClosedRecord, checked, parse
 
 CHUNK_BYTES = 16 << 20
 """What is in memory at a time of a tensor that is written or read."""
 LONGEST_HEADER = 100_000_000
+LARGEST_LENGTH = 1 << 48
 HASH_PLACE = "0" * 64
 
 DTYPES = {
@@ -128,11 +131,14 @@ class TensorFile(Mapping[str, torch.Tensor]):
                     raise ValueError("its header is cut off")
                 self._header = file.read(length)
             self._start = 8 + length
-            self._entries, metadata = _parsed(self._header, size - self._start)
+            self._entries, metadata = _parsed(self.path, self._header, size - self._start)
         except FileNotFoundError:
             raise UserError(f"{self.path}: no such file") from None
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be read ({error.strerror})") from None
         except ValueError as error:
             raise UserError(f"{self.path}: not a whole safetensors file ({error})") from None
+        self.nbytes = size - self._start
         self._sha256 = metadata.pop("sha256", None)
         self._aliases: dict[str, str] = json.loads(metadata.pop("aliases", "{}"))
         self.metadata: dict[str, str] = metadata
@@ -184,6 +190,11 @@ class TensorFile(Mapping[str, torch.Tensor]):
                 flat[at // dtype.itemsize :][: len(items)] = items
         return found
 
+    @property
+    def has_checksum(self) -> bool:
+        """Whether it holds its own hash, as all files that :func:`write_tensors` wrote do."""
+        return self._sha256 is not None
+
     def check(self, required: bool = False) -> None:
         """Reads the file once, against its own hash.
 
@@ -226,26 +237,50 @@ class TensorFile(Mapping[str, torch.Tensor]):
             yield at, piece
 
 
-def _parsed(header: bytes, size: int) -> tuple[dict[str, tuple], dict[str, str]]:
+class _Entry(ClosedRecord):
+    """What a header says of one tensor."""
+
+    dtype: str
+    shape: Annotated[list[Annotated[int, Field(ge=0, le=LARGEST_LENGTH)]], Field(max_length=8)]
+    data_offsets: Annotated[list[int], Field(min_length=2, max_length=2)]
+
+
+def _parsed(path: Path, header: bytes, size: int) -> tuple[dict[str, tuple], dict[str, str]]:
     """A header's entries and metadata; ValueError where it does not fit ``size`` bytes of data."""
     try:
-        entries = json.loads(header)
-        metadata = dict(entries.pop("__metadata__", {}))
-        found, expected = {}, 0
-        for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
-            dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])
-            start, end = entry["data_offsets"]
-            if start != expected or end - start != dtype.itemsize * _product(shape):
-                raise ValueError(f"the place of {name} is wrong")
-            found[name] = dtype, shape, start, end
-            expected = end
-        aliases = json.loads(metadata.get("aliases", "{}"))
-        if not set(aliases.values()) <= found.keys():
-            raise ValueError("an alias of nothing")
-    except (KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
+        entries = parse(header, path)
+        if not isinstance(entries, dict):
+            raise ValueError("its header is no JSON object")
+        metadata = entries.pop("__metadata__", {})
+        if not isinstance(metadata, dict) or not all(
+            isinstance(value, str) for value in metadata.values()
+        ):
+            raise ValueError("its metadata are no texts")
+        entries = {name: checked(_Entry, entry, repr(name)) for name, entry in entries.items()}
+        aliases = parse(metadata.get("aliases", "{}"), "aliases")
+    except UserError as error:
         raise ValueError(f"its header is damaged: {error}") from None
+    found: dict[str, tuple] = {}
+    expected = 0
+    for name, entry in sorted(entries.items(), key=lambda item: item[1].data_offsets):
+        if entry.dtype not in DTYPES:
+            raise ValueError(f"its header is damaged: {name!r} is of type {entry.dtype!r}")
+        dtype, shape = DTYPES[entry.dtype], tuple(entry.shape)
+        start, end = entry.data_offsets
+        if start != expected or end - start != dtype.itemsize * _product(shape):
+            raise ValueError(f"the place of {name!r} is wrong")
+        if _product(tuple(max(1, length) for length in shape)) > LARGEST_LENGTH:
+            raise ValueError(f"the shape of {name!r} is too large")
+        found[name] = dtype, shape, start, end
+        expected = end
     if expected != size:
         raise ValueError(f"{expected:,} bytes of tensors expected, {size:,} found")
+    if not isinstance(aliases, dict) or not all(
+        isinstance(name, str) and name in found for name in aliases.values()
+    ):
+        raise ValueError("an alias of nothing")
+    if aliases.keys() & found.keys():
+        raise ValueError("an alias of the name of a tensor")
     return found, metadata
 
 

@@ -68,7 +68,14 @@ def allocator() -> Allocate:
 @contextlib.contextmanager
 def tables_in(folder: str | Path | None) -> Iterator[None]:
     """Models built inside have their tables in mapped files of ``folder``; None: in memory."""
-    token = _allocate.set(in_memory if folder is None else MappedFiles(folder))
+    with tables_from(in_memory if folder is None else MappedFiles(folder)):
+        yield
+
+
+@contextlib.contextmanager
+def tables_from(allocate: Allocate) -> Iterator[None]:
+    """Models built inside have the tables that ``allocate`` makes."""
+    token = _allocate.set(allocate)
     try:
         yield
     finally:

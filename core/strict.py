@@ -1,0 +1,159 @@
+"""JSON from a folder that a stranger may have made: bounded, plain, of the shape a schema says.
+
+What fails is one UserError that names the file and the key.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from core.errors import UserError
+from core.settings import Settings, validate
+
+LONGEST = 1 << 26
+"""Bytes of a JSON text that is read."""
+LONGEST_MANIFEST = 1 << 28
+"""The same for a manifest, which may name millions of files."""
+DEEPEST = 64
+"""Levels of objects and arrays within each other."""
+LARGEST = 1 << 64
+SHOWN = 60
+"""Characters of a wrong value that a message shows."""
+
+RecordType = TypeVar("RecordType", bound="Record")
+SettingsType = TypeVar("SettingsType", bound=Settings)
+
+
+class Record(BaseModel):
+    """Base of what is read from JSON: types are not converted, further keys are passed over."""
+
+    model_config = ConfigDict(
+        extra="ignore", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=()
+    )
+
+
+class ClosedRecord(Record):
+    """The same for JSON in which a further key is an error."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+def read_bytes(path: str | Path, longest: int = LONGEST) -> bytes:
+    """The content of a file of at most ``longest`` bytes.
+
+    Raises:
+        UserError: it is absent, no plain file, or longer.
+    """
+    try:
+        with open(path, "rb") as file:
+            text = file.read(longest + 1)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    if len(text) > longest:
+        raise UserError(f"{path}: has more than {longest:,} bytes")
+    return text
+
+
+def read_plain(path: str | Path, longest: int = LONGEST) -> Any:
+    """The JSON value in a file; see :func:`parse`."""
+    return parse(read_bytes(path, longest), path)
+
+
+def parse(text: str | bytes, where: str | Path) -> Any:
+    """The value of a JSON text.
+
+    Args:
+        where: the file, and the key where the text is a string within it, for messages.
+
+    Raises:
+        UserError: it is no JSON, nested too deeply, or holds numbers or texts that JSON of ours
+            never does: infinity, more than 64 bits, half of a surrogate pair.
+    """
+    try:
+        value = json.loads(text.decode() if isinstance(text, bytes) else text)
+    except RecursionError:
+        raise UserError(f"{where}: not valid JSON (nested too deeply)") from None
+    except ValueError as error:  # bad syntax, no UTF-8, an integer of thousands of digits
+        raise UserError(f"{where}: not valid JSON ({error})") from None
+    fault = _fault(value)
+    if fault:
+        raise UserError(f"{where}: not valid JSON ({fault})")
+    return value
+
+
+def _fault(value: Any) -> str:
+    """What a parsed value holds that is refused; empty if nothing."""
+    level = [value]
+    for _ in range(DEEPEST):
+        below: list[Any] = []
+        for one in level:
+            if isinstance(one, dict):
+                below += one.keys()
+                below += one.values()
+            elif isinstance(one, list):
+                below += one
+            elif isinstance(one, str):
+                if not _is_text(one):
+                    return "a text with half of a surrogate pair"
+            elif isinstance(one, float):
+                if not math.isfinite(one):
+                    return f"{one} is no finite number"
+            elif isinstance(one, int) and not -LARGEST < one < LARGEST:
+                return "an integer of more than 64 bits"
+        if not below:
+            return ""
+        level = below
+    return "nested too deeply"
+
+
+def _is_text(text: str) -> bool:
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+def checked(kind: type[RecordType], value: Any, where: str | Path) -> RecordType:
+    """``value`` as a record of this kind.
+
+    Raises:
+        UserError: it does not fit, naming ``where`` and the key.
+    """
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in fault["loc"]) or "(top level)"
+        message = fault["msg"].removeprefix("Value error, ")
+        message = f"{message[0].lower()}{message[1:]}"
+        if fault["type"] != "missing":
+            message += f", got {_shown(fault['input'])}"
+        raise UserError(f"{where}: {key}: {message}") from None
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "an array"
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+
+
+def settings(kind: type[SettingsType], tree: Mapping[str, Any], where: str | Path) -> SettingsType:
+    """Settings that were written to a file, validated.
+
+    Raises:
+        UserError: one is wrong, naming ``where`` and the setting.
+    """
+    try:
+        return validate(kind, tree, str(where))
+    except UserError as error:  # of a validator, which does not know the file
+        text = str(error)
+        raise UserError(text if text.startswith(str(where)) else f"{where}: {text}") from None
+    except (TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
+        raise UserError(f"{where}: {type(error).__name__}: {error}") from None
