@@ -5,6 +5,7 @@ a dictionary, by sizes in headers that are not true. Here the footer and the hea
 are read first, which takes memory for one header at a time.
 """
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -39,16 +40,47 @@ def read_bounded(path: str | Path, columns: Kinds) -> pa.Table:
         UserError: it is absent, no whole Parquet file, has other columns or types, or takes more
             memory than a file of its size may.
     """
-    try:
-        with pq.ParquetFile(path, memory_map=False) as file:
-            limit = _check(Path(path), file, columns)
-            texts = [field.name for field in file.schema_arrow if _is_text(field.type)]
+    with _reading(path):
+        limit, texts = _bounds(Path(path), columns)
         table = pq.read_table(path, columns=list(columns), read_dictionary=texts)
         return _without_dictionaries(Path(path), table, columns, limit)
+
+
+def check_bounds(path: str | Path, columns: Kinds) -> None:
+    """Checks the columns, types and sizes of a file without reading its values.
+
+    Raises:
+        UserError: see :func:`read_bounded`.
+    """
+    with _reading(path):
+        _bounds(Path(path), columns)
+
+
+def rows_in(path: str | Path) -> int:
+    """The number of rows that a Parquet file says it has.
+
+    Raises:
+        UserError: it is absent or no Parquet file.
+    """
+    with _reading(path):
+        return pq.read_metadata(path).num_rows
+
+
+@contextlib.contextmanager
+def _reading(path: str | Path) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (OSError, pa.ArrowException, ValueError, OverflowError, KeyError) as error:
+    except (OSError, pa.ArrowException, ValueError, ArithmeticError, LookupError) as error:
         raise UserError(f"{path}: not a whole Parquet file ({_short(error)})") from None
+
+
+def _bounds(path: Path, columns: Kinds) -> tuple[int, list[str]]:
+    """The bytes that a file may take in memory, and its columns of texts."""
+    with pq.ParquetFile(path, memory_map=False) as file:
+        limit = _check(path, file, columns)
+        return limit, [field.name for field in file.schema_arrow if _is_text(field.type)]
 
 
 def _short(error: Exception) -> str:

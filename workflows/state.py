@@ -4,13 +4,39 @@ NVTabular's own ``Workflow.save`` writes Python objects whose loading runs whate
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from core.artifacts import read_json, write_json
+from core.artifacts import write_json
 from core.errors import UserError
-from core.merlin import Graph, Schema, Workflow, ops, schema_from_json, schema_to_json
+from core.merlin import Graph, Schema, Workflow, ops, schema_to_json
+from core.schemas import checked_schema
+from core.strict import ClosedRecord, checked, read_plain
+from core.sums import Contents
+from workflows.state_files import StateFiles
 
 STATE_FILE = "state.json"
+
+
+class SavedOperator(ClosedRecord):
+    """What ``state.json`` holds of one operator."""
+
+    folder: str
+    operator: str
+    state: dict[str, Any]
+
+
+class SavedSchemas(ClosedRecord):
+    """The workflow's schemas, each as a JSON text."""
+
+    input: str
+    output: str
+
+
+class SavedState(ClosedRecord):
+    """What ``state.json`` holds."""
+
+    operators: list[SavedOperator]
+    schemas: SavedSchemas
 
 
 def stat_operators(workflow: Workflow) -> list[Any]:
@@ -33,7 +59,7 @@ def save_state(workflow: Workflow, folder: str | Path) -> None:
     folder = Path(folder)
     saved = []
     for number, op in enumerate(stat_operators(workflow)):
-        name = f"{number:02d}-{type(op).__name__.lower()}"
+        name = operator_folder(number, op)
         (folder / name).mkdir(parents=True, exist_ok=True)
         state = op.save_state(folder / name)
         saved.append({"folder": name, "operator": type(op).__name__, "state": state})
@@ -42,25 +68,103 @@ def save_state(workflow: Workflow, folder: str | Path) -> None:
     write_json(folder / STATE_FILE, {"operators": saved, "schemas": written})
 
 
-def load_state(workflow: Workflow, folder: str | Path, input_schema: Schema) -> Workflow:
+def load_state(
+    workflow: Workflow,
+    folder: str | Path,
+    input_schema: Schema,
+    contents: Contents | None = None,
+) -> Workflow:
     """Gives an unfitted ``workflow`` of the same settings the state in ``folder``.
 
+    Args:
+        contents: of the folder that ``folder`` is in, whose manifest says what was written; None:
+            nothing vouches for the files.
+
     Raises:
-        UserError: the state was made by other operators than the workflow has.
+        UserError: the state was made by other operators or for other columns than the workflow
+            has, or a file of it is missing, altered or not what the operators write.
     """
     folder = Path(folder)
-    saved = read_json(folder / STATE_FILE)["operators"]
+    where = folder / STATE_FILE
+    saved = _read(folder, contents)
+    _fit_schema(workflow, input_schema, where)
     operators = stat_operators(workflow)
     names = [type(op).__name__ for op in operators]
-    if names != [entry["operator"] for entry in saved]:
+    if names != [entry.operator for entry in saved.operators]:
         raise UserError(
-            f"{folder / STATE_FILE}: made by a workflow with other operators "
-            f"({[entry['operator'] for entry in saved]}, now {names}); run preprocess again"
+            f"{where}: made by a workflow with other operators "
+            f"({[entry.operator for entry in saved.operators]}, now {names}); run preprocess again"
         )
-    for op, entry in zip(operators, saved, strict=True):
-        op.load_state(folder / entry["folder"], entry["state"])
-    workflow.fit_schema(input_schema)
+    for number, (op, entry) in enumerate(zip(operators, saved.operators, strict=True)):
+        key = f"{where}: operators.{number}"
+        if entry.folder != operator_folder(number, op):
+            raise UserError(f"{key}.folder: expected {operator_folder(number, op)!r}")
+        columns = _columns_of(workflow, op)
+        own = folder / operator_folder(number, op)
+        op.load_state(StateFiles(own, entry.state, f"{key}.state", columns, contents))
+    _fit_schema(workflow, input_schema, where)
+    written = checked_schema(saved.schemas.output, f"{where}: schemas.output")
+    fault = difference(workflow.output_schema, written)
+    if fault:
+        raise UserError(f"{where}: schemas.output: does not fit the operators' state: {fault}")
     return workflow
+
+
+def operator_folder(number: int, op: Any) -> str:
+    """Name of the folder of an operator's files."""
+    return f"{number:02d}-{type(op).__name__.lower()}"
+
+
+def _read(folder: Path, contents: Contents | None) -> SavedState:
+    """What ``state.json`` holds."""
+    path = folder / STATE_FILE
+    if contents is not None:
+        contents.check(path.relative_to(contents.folder).as_posix())
+    return checked(SavedState, read_plain(path), path)
+
+
+def _fit_schema(workflow: Workflow, input_schema: Schema, where: Path) -> None:
+    """Has the workflow work out its columns from those that it reads.
+
+    Raises:
+        UserError: it cannot.
+    """
+    try:
+        workflow.fit_schema(input_schema)
+    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
+        raise UserError(
+            f"{where}: schemas.input: the workflow cannot be made of it ({error})"
+        ) from error
+
+
+def _columns_of(workflow: Workflow, op: Any) -> list[str]:
+    """The columns that are given to an operator of a workflow whose schemas are known."""
+    nodes = Graph.get_nodes_by_op_type([workflow.output_node], type(op))
+    return list(
+        dict.fromkeys(
+            name
+            for node in nodes
+            if node.op is op
+            for name in node.input_columns.resolve(node.input_schema).names
+        )
+    )
+
+
+def difference(one: Schema, other: Schema) -> str:
+    """A column that two schemas do not have alike, by name and number of codes; empty if none."""
+    codes, others = _codes(one), _codes(other)
+    for name in [*codes, *others]:
+        if name not in others or name not in codes:
+            return f"column {name!r} is in one of them"
+        if codes[name] != others[name]:
+            return f"column {name!r} has {codes[name]} codes, and {others[name]}"
+    return "" if list(codes) == list(others) else "their columns are in another order"
+
+
+def _codes(schema: Schema) -> dict[str, int | None]:
+    """The number of codes of each column; None where it has none."""
+    domains = {column.name: column.int_domain for column in schema}
+    return {name: domain and int(domain.max) + 1 for name, domain in domains.items()}
 
 
 def check_growable(workflow: Workflow) -> None:
@@ -104,6 +208,14 @@ def absorb(workflow: Workflow, later: Workflow) -> None:
         op.absorb(more)
 
 
-def saved_schema(folder: str | Path, which: str) -> Schema:
-    """The ``input`` or ``output`` schema that a state was saved with."""
-    return schema_from_json(read_json(Path(folder) / STATE_FILE)["schemas"][which])
+def saved_schema(
+    folder: str | Path, which: Literal["input", "output"], contents: Contents | None = None
+) -> Schema:
+    """The ``input`` or ``output`` schema that a state was saved with.
+
+    Raises:
+        UserError: there is none, or it is altered (see :func:`load_state`).
+    """
+    saved = _read(Path(folder), contents)
+    where = f"{Path(folder) / STATE_FILE}: schemas.{which}"
+    return checked_schema(getattr(saved.schemas, which), where)

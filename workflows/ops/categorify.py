@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from core import frames
 from core.artifacts import write_parquet
 from core.hashing import mix
 from core.merlin import ops
+from core.parquet_bounds import rows_in
 from workflows.ops import hash_counts, spill
 from workflows.ops.codes import NULL, OOV
 from workflows.ops.hash_index import ALL_VALID, HashIndex
@@ -24,6 +24,7 @@ from workflows.ops.lookup import ABSENT, ValueLookup
 from workflows.ops.reduction import lies_on_a_gpu, tree_reduce
 from workflows.ops.spill import Counts, CountsFile, Tally
 from workflows.ops.values import as_values, counted_on_device, one_array
+from workflows.state_files import COUNTS, VALUES, OperatorState, StateFiles
 
 FIRST_VALUE = 3
 """The code of the most frequent value; the others follow by falling frequency. With ``num_buckets``
@@ -33,8 +34,20 @@ COLUMNS_AT_ONCE = 4
 ENTRIES_IN_MEMORY = 1 << 22
 """Counts of more values than this stay on disk once they are there."""
 _BUILDING = threading.Lock()
+VOCABULARY = (*VALUES, pa.null())
+"""Of a column without a value no type is known."""
 PerColumn = int | dict[str, int]
 Run = Callable[..., list[Any]]
+
+
+class CategorifyState(OperatorState):
+    """What is saved of :class:`Categorify` beside its files."""
+
+    columns: list[str]
+    freq_threshold: PerColumn
+    max_size: PerColumn
+    num_buckets: PerColumn
+    shared: list[list[str]]
 
 
 class Categorify(ops.Categorify):
@@ -297,13 +310,18 @@ class Categorify(ops.Categorify):
         # Distinct values: a dictionary would hold each once.
         write_parquet(folder / f"unique.{name}.parquet", vocabulary, use_dictionary=False)
 
-    def load_state(self, folder: Path, state: dict[str, Any]) -> None:
-        for name in state["columns"]:
-            counts = folder / f"counts.{name}.parquet"
-            if counts.exists():  # an exported bundle applies vocabularies but cannot extend them
-                self.counts[name] = _loaded(counts)
-            unique = pq.read_table(folder / f"unique.{name}.parquet")
-            self.vocabulary[name] = one_array(unique["value"])
+    def load_state(self, files: StateFiles) -> None:
+        found = files.record(CategorifyState)
+        files.expect("columns", found.columns, sorted(self._by_key(files.columns)))
+        files.expect("freq_threshold", found.freq_threshold, self.min_count)
+        files.expect("max_size", found.max_size, self.cap)
+        files.expect("num_buckets", found.num_buckets, self.buckets)
+        files.expect("shared", found.shared, [list(group) for group in self.shared])
+        for name in found.columns:
+            counts = f"counts.{name}.parquet"
+            if files.has(counts):  # an exported bundle applies vocabularies but cannot extend them
+                self.counts[name] = _loaded_counts(files, counts)
+            self.vocabulary[name] = _loaded_vocabulary(files, f"unique.{name}.parquet")
         self._indexes.clear()
         self.fitted = True
 
@@ -325,12 +343,24 @@ def _buffers(values: pa.Array) -> tuple[np.ndarray, np.ndarray, int]:
     return numbers, np.frombuffer(bits, np.uint8), values.offset
 
 
-def _loaded(path: Path) -> Counts | CountsFile:
+def _loaded_vocabulary(files: StateFiles, name: str) -> pa.Array:
+    """Values in the order of their codes, each once."""
+    values = one_array(files.table(name, {"value": VOCABULARY})["value"])
+    files.check_distinct(name, values)
+    return values
+
+
+def _loaded_counts(files: StateFiles, name: str) -> Counts | CountsFile:
     """Counts that were kept; those of many values stay on disk."""
-    if pq.read_metadata(path).num_rows > ENTRIES_IN_MEMORY:
+    kinds = {"value": VOCABULARY, "count": COUNTS}
+    path = files.bounded_path(name, kinds)
+    if rows_in(path) > ENTRIES_IN_MEMORY:
         return CountsFile(path)
-    table = pq.read_table(path)
-    return one_array(table["value"]), one_array(table["count"]).to_numpy()
+    table = files.table(name, kinds)
+    values, counts = one_array(table["value"]), one_array(table["count"]).to_numpy()
+    files.check_distinct(name, values)
+    files.check_counts(name, counts)
+    return values, counts
 
 
 def _nowhere(what: str, function: Callable[..., Any], items: Any, *fixed: Any) -> list[Any]:

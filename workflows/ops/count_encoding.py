@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from core import frames
 from core.artifacts import write_parquet
@@ -14,10 +13,17 @@ from core.merlin import ColumnSchema, Schema, Tags, ops
 from workflows.ops.lookup import ValueLookup, one_type
 from workflows.ops.reduction import tree_reduce
 from workflows.ops.values import as_values, counted_on_device, one_array
+from workflows.state_files import COUNTS, VALUES, OperatorState, StateFiles
 
 SUFFIX = "_count"
 Counted = tuple[pa.Array, np.ndarray]
 """Distinct values, and in how many rows each stands."""
+
+
+class CountState(OperatorState):
+    """What is saved of :class:`CountEncoding` beside its files."""
+
+    columns: list[str]
 
 
 class CountEncoding(ops.StatOperator):
@@ -76,16 +82,18 @@ class CountEncoding(ops.StatOperator):
             write_parquet(folder / f"values.{name}.parquet", pa.table(table))
         return {"columns": sorted(self.counts)}
 
-    def load_state(self, folder: Path, state: dict[str, Any]) -> None:
-        tables = {
-            name: pq.read_table(folder / f"values.{name}.parquet") for name in state["columns"]
-        }
-        self.fit_finalize(
-            {
-                name: (one_array(table["value"]), table["count"].to_numpy())
-                for name, table in tables.items()
-            }
-        )
+    def load_state(self, files: StateFiles) -> None:
+        columns = files.record(CountState).columns
+        files.expect("columns", columns, sorted(files.columns))
+        loaded = {}
+        for name in columns:
+            file = f"values.{name}.parquet"
+            table = files.table(file, {"value": VALUES, "count": COUNTS})
+            values, counts = one_array(table["value"]), table["count"].to_numpy()
+            files.check_distinct(file, values)
+            files.check_counts(file, counts)
+            loaded[name] = values, counts
+        self.fit_finalize(loaded)
         self.fitted = True
 
     def __getstate__(self):

@@ -5,16 +5,22 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from core import frames
 from core.artifacts import write_parquet
 from core.merlin import ops
 from workflows.ops.fill_clip import by_column, fill
 from workflows.ops.reduction import tree_reduce
+from workflows.state_files import COUNTS, Finite, OperatorState, StateFiles
 
 Counted = tuple[np.ndarray, np.ndarray]
 """Distinct values, rising, and how often each was seen."""
+
+
+class MedianState(OperatorState):
+    """What is saved of :class:`FillMedian`: the median of each column."""
+
+    medians: dict[str, Finite]
 
 
 class FillMedian(ops.FillMedian):
@@ -63,13 +69,21 @@ class FillMedian(ops.FillMedian):
             )
         return {"medians": self.medians}
 
-    def load_state(self, folder: Path, state: dict[str, Any]) -> None:
-        self.medians = dict(state["medians"])
-        for name in self.medians:
-            counts = folder / f"counts.{name}.parquet"
-            if counts.exists():  # an exported bundle fills but cannot be extended
-                table = pq.read_table(counts)
-                self.counted[name] = (table["value"].to_numpy(), table["count"].to_numpy())
+    def load_state(self, files: StateFiles) -> None:
+        medians = files.record(MedianState).medians
+        files.expect("medians", sorted(medians), sorted(files.columns))
+        counted = {}
+        for name in medians:
+            file = f"counts.{name}.parquet"
+            if not files.has(file):  # an exported bundle fills but cannot be extended
+                continue
+            table = files.table(file, {"value": (pa.float64(),), "count": COUNTS})
+            values, counts = table["value"].to_numpy(), table["count"].to_numpy()
+            if not np.isfinite(values).all() or (np.diff(values) <= 0).any():
+                files.refuse_file(file, "value: expected finite numbers that rise")
+            files.check_counts(file, counts)
+            counted[name] = values, counts
+        self.medians, self.counted = medians, counted
         self.fitted = True
 
 

@@ -1,16 +1,24 @@
 """NVTabular's NormalizeMinMax that survives constants and nulls and leaves float32."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from core import frames
 from core.merlin import ops
 from workflows.ops.reduction import tree_reduce
+from workflows.state_files import Finite, OperatorState, StateFiles
 
 Range = tuple[float, float] | None
 """Least and greatest value; None where there is no value."""
+
+
+class MinMaxState(OperatorState):
+    """What is saved of :class:`NormalizeMinMax`: least and greatest value by column."""
+
+    ranges: dict[str, Annotated[tuple[Finite, Finite], Field(strict=False)] | None]
 
 
 class NormalizeMinMax(ops.NormalizeMinMax):
@@ -54,8 +62,13 @@ class NormalizeMinMax(ops.NormalizeMinMax):
     def save_state(self, folder: Path) -> dict[str, Any]:
         return {"ranges": {name: found and list(found) for name, found in self.ranges.items()}}
 
-    def load_state(self, folder: Path, state: dict[str, Any]) -> None:
-        self.fit_finalize({name: found and tuple(found) for name, found in state["ranges"].items()})
+    def load_state(self, files: StateFiles) -> None:
+        ranges = files.record(MinMaxState).ranges
+        files.expect("ranges", sorted(ranges), sorted(files.columns))
+        for name, found in ranges.items():
+            if found is not None and found[0] > found[1]:
+                files.refuse(f"ranges.{name}", f"{found[0]} is above {found[1]}")
+        self.fit_finalize(ranges)
         self.fitted = True
 
 

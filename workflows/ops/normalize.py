@@ -2,14 +2,22 @@
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from core import frames
 from core.merlin import ops
 from workflows.ops.fill_clip import by_column
 from workflows.ops.reduction import tree_reduce
+from workflows.state_files import Count, Finite, NotNegative, OperatorState, StateFiles
+
+
+class NormalizeState(OperatorState):
+    """What is saved of :class:`Normalize`: (n, mean, sum of squared deviations) by column."""
+
+    moments: dict[str, Annotated[tuple[Count, Finite, NotNegative], Field(strict=False)]]
 
 
 class Normalize(ops.Normalize):
@@ -55,8 +63,10 @@ class Normalize(ops.Normalize):
     def save_state(self, folder: Path) -> dict[str, Any]:
         return {"moments": {name: list(moment) for name, moment in self.moments.items()}}
 
-    def load_state(self, folder: Path, state: dict[str, Any]) -> None:
-        self._set({name: tuple(moment) for name, moment in state["moments"].items()})
+    def load_state(self, files: StateFiles) -> None:
+        moments = files.record(NormalizeState).moments
+        files.expect("moments", sorted(moments), sorted(files.columns))
+        self._set(moments)
         self.fitted = True
 
 

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from core import frames
 from core.artifacts import write_parquet
@@ -16,6 +15,14 @@ from workflows.ops.lookup import ValueLookup, one_type
 from workflows.ops.reduction import tree_reduce
 from workflows.ops.row_fold import FOLD, RowFold
 from workflows.ops.values import as_values, one_array
+from workflows.state_files import (
+    COUNTS,
+    VALUES,
+    Finite,
+    OperatorState,
+    StateFiles,
+    are_distinct,
+)
 
 TARGET = "__target__"
 """What the target is called in the fit, whatever its own name."""
@@ -25,8 +32,18 @@ EQUAL = 0.1
 """Logarithms of counts that deviate less than this are not scaled up: they differ by chance."""
 TOTALS = "totals"
 """Stands beside the columns' statistics for those of all rows."""
+FOLDS = (pa.int8(), pa.int64())
 Statistics = dict[str, pa.Table]
 """Columns ``value`` (not in TOTALS), ``fold``, ``count`` and ``sum`` (of the target)."""
+
+
+class TargetState(OperatorState):
+    """What is saved of :class:`TargetEncoding` beside its files."""
+
+    columns: list[str]
+    folds: int
+    smoothing: Finite
+    log_odds: bool
 
 
 class TargetEncoding(ops.StatOperator):
@@ -187,10 +204,34 @@ class TargetEncoding(ops.StatOperator):
         settings = {"folds": self.folds, "smoothing": self.smoothing, "log_odds": self.log_odds}
         return {"columns": columns, **settings}
 
-    def load_state(self, folder: Path, state: dict[str, Any]) -> None:
-        names = [*state["columns"], TOTALS]
-        self.fit_finalize({name: pq.read_table(folder / f"sums.{name}.parquet") for name in names})
+    def load_state(self, files: StateFiles) -> None:
+        found = files.record(TargetState)
+        files.expect("columns", found.columns, sorted(self.columns))
+        for key in ("folds", "smoothing", "log_odds"):
+            files.expect(key, getattr(found, key), getattr(self, key))
+        names = [*found.columns, TOTALS]
+        self.fit_finalize({name: self._load(files, name) for name in names})
         self.fitted = True
+
+    def _load(self, files: StateFiles, name: str) -> pa.Table:
+        """A column's statistics, or those of all rows, checked."""
+        file = f"sums.{name}.parquet"
+        value = {} if name == TOTALS else {"value": VALUES}
+        kinds = {**value, "fold": FOLDS, "count": COUNTS, "sum": (pa.float64(),)}
+        table = files.table(file, kinds, with_null="value")
+        folds = table["fold"].to_numpy()
+        if len(folds) and not 0 <= folds.min() <= folds.max() < self.folds:
+            files.refuse_file(file, f"fold: expected 0 to {self.folds - 1}")
+        if not np.isfinite(table["sum"].to_numpy()).all():
+            files.refuse_file(file, "sum: expected finite numbers")
+        files.check_counts(file, table["count"].to_numpy())
+        places = np.zeros(len(folds), np.int64)
+        if value:
+            codes = one_array(table["value"]).dictionary_encode(null_encoding="encode")
+            places = codes.indices.to_numpy().astype(np.int64)
+        if not are_distinct(pa.array(places * self.folds + folds)):
+            files.refuse_file(file, "a fold of a value is there twice")
+        return table
 
     def __getstate__(self):
         # Workers rebuild their tables, which are larger than what they are made of.
