@@ -7,7 +7,8 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
+import re
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,12 @@ from core.errors import UserError
 
 PARTIAL = ".partial"
 MARKER = ".merlin-pipeline"
-"""An empty file in every folder that a stage wrote: what it stands in may be replaced."""
+"""File in every output folder that lists what was written there (:mod:`core.outputs`)."""
 LONGEST_JSON = 1 << 28
 SAMPLE_ROWS, DICTIONARY_VALUES = 2048, 128
-OURS = {MARKER, "manifest.json", "plan.json", "model.json", "bundle.json", "checkpoints"}
+
+
+_TEMPORARY = re.compile(rf"\.(.+)\.[0-9a-f]{{16}}{re.escape(PARTIAL)}", re.DOTALL)
 
 
 @contextlib.contextmanager
@@ -35,8 +38,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The process id keeps two workers that write the same shard from sharing a temporary file.
-    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+    # A random name keeps two workers that write the same shard from sharing a temporary file.
+    partial = temporary_path(path)
     try:
         yield partial
         with open(partial, "rb") as file:
@@ -46,64 +49,33 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def temporary_path(path: Path) -> Path:
+    """A new name beside ``path`` for what is going to be ``path``."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}{PARTIAL}")
+
+
+def temporary_of(name: str) -> str | None:
+    """The name of the file that :func:`atomic_path` was writing under ``name``; None: of none."""
+    match = _TEMPORARY.fullmatch(name)
+    return match[1] if match else None
+
+
 def remove_partials(folder: str | Path) -> None:
     """Deletes what killed processes were writing in or below ``folder`` (:func:`atomic_path`)."""
     for file in Path(folder).rglob(f".*{PARTIAL}"):
-        if file.is_file():
-            file.unlink()
-
-
-@contextlib.contextmanager
-def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Gives a fresh folder beside ``path`` that takes its place when the block ends well.
-
-    A folder left over by a killed run is removed first, so a later stage never meets half of one.
-
-    Raises:
-        UserError: ``path`` holds something that was not written this way: it would be lost.
-    """
-    path = checked_output(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}{PARTIAL}")
-    old = path.with_name(f".{path.name}.old")
-    for leftover in (partial, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    partial.mkdir()
-    try:
-        yield partial
-        (partial / MARKER).touch()
-        if path.exists():
-            os.replace(path, old)
-        os.replace(partial, path)
-    finally:
-        for leftover in (partial, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-
-
-def checked_output(path: str | Path) -> Path:
-    """``path``, if a stage may replace it: absent, empty, or written by a stage before.
-
-    Raises:
-        UserError: it is a file, or a folder with something else in it.
-    """
-    path = Path(path).resolve()
-    if path.is_dir():
-        found = sorted(entry.name for entry in path.iterdir())
-        if found and not (set(found) & OURS):
-            raise UserError(
-                f"{path}: holds {', '.join(found[:3])}{' …' if len(found) > 3 else ''}, which no "
-                "stage wrote and which would be lost; name an empty or a new folder"
-            )
-    elif path.exists():
-        raise UserError(f"{path}: is a file; name a folder to write to")
-    return path
+        if temporary_of(file.name) and file.is_file() and not file.is_symlink():
+            file.unlink(missing_ok=True)
 
 
 def write_json(path: str | Path, value: Any) -> None:
     """Writes ``value`` as indented JSON, atomically. NaN and infinity are refused."""
-    text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
+    write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a text as UTF-8, atomically."""
     with atomic_path(path) as partial:
-        partial.write_text(text + "\n", encoding="utf-8")
+        partial.write_text(text, encoding="utf-8")
 
 
 def read_json(path: str | Path) -> Any:

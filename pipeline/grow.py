@@ -2,30 +2,32 @@
 
 The grown folder is built beside the old one, with links to the old parts, and then takes its place
 in one step: whoever reads, or kills this, sees the old state or the new one. A run that was killed
-goes on from the parts that it finished.
+continues from the parts that it finished.
 """
 
-import ctypes
 import dataclasses
-import errno
 import importlib
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from core import cluster as dask_cluster
-from core.artifacts import read_json, write_json
+from core import kinds
+from core.artifacts import read_json, remove_partials, write_json
 from core.cluster import ClusterSettings
 from core.console import say
 from core.errors import UserError
 from core.frames import Device
-from core.merlin import Workflow, schema_to_json
+from core.merlin import Workflow
+from core.outputs import Claim, claimed, remove_sibling
 from core.settings import Settings
+from core.sums import FILES, Sums, files_below, sums_of
 from pipeline import fitting, held_out, preprocess
+from pipeline.feature_folder import open_features
 from pipeline.held_out import HELD_OUT, Settled
 from pipeline.params import settings_class
-from pipeline.preprocess import COUNTS, EVENTS, MANIFEST, PLAN, SCHEMA, STATE, Job
+from pipeline.preprocess import COUNTS, EVENTS, MANIFEST, PLAN, STATE, Job, open_raw
+from pipeline.splits import SPLITS
 from workflows.state import STATE_FILE, absorb, check_growable, load_state, save_state
 
 MAY_DIFFER = ("split", "rows_per_part", "events_per_part")
@@ -59,28 +61,48 @@ def grow(
         UserError: ``features`` are not whole, were made with other settings or cannot grow, or
             ``raw`` is laid out otherwise than what they were made of.
     """
-    raw, features = Path(raw), Path(features)
-    _finish_exchange(features)
+    raw = Path(raw)
+    with claimed(features, kinds.FEATURES, [raw], resumable=True) as claim:
+        try:
+            with open_raw(raw).watched() as log:
+                return _grow(recipe, raw, log.record, claim, settings, cluster)
+        except UserError:
+            _discard(claim.stopped)
+            raise
+
+
+def _discard(staging: Path | None) -> None:
+    if staging is not None:
+        remove_sibling(staging)
+
+
+def _grow(
+    recipe: str,
+    raw: Path,
+    manifest: dict[str, Any],
+    claim: Claim,
+    settings: Settings | None,
+    cluster: ClusterSettings | None,
+) -> dict[str, Any]:
+    features = claim.folder
     plan, before = _finished(features, recipe)
     made = settings_class(f"{recipe}.preprocess")(**plan["settings"])
     settings = _checked_settings(features, made, settings)
     settled = held_out.load(features, made.split)
-    manifest = preprocess.raw_manifest(raw)
     digest = preprocess.log_digest(manifest)
     fresh = _fresh(raw, manifest, settled)
     if digest in (plan["raw"], *plan.get("grown", ())) or not fresh["shards"]:
         say(f"grow: {raw} is in {features} already; nothing to do")
-        shutil.rmtree(_staging(features), ignore_errors=True)
+        _discard(claim.stopped)
         return before
     recipes = importlib.import_module(f"pipeline.preprocess_{recipe}")
     check_growable(recipes.workflow(settings, list(manifest["columns"])))
-    staging = _staging(features)
     staged = {
         **plan,
         "settings": settings.model_dump(mode="json"),
         "grown": [*plan.get("grown", ()), digest],
     }
-    preprocess.begin(staging, staged)
+    staging = _begin(claim, staged)
     cluster = cluster or ClusterSettings()
     with dask_cluster.start(cluster) as client:
         device = dask_cluster.device_of(client, cluster)
@@ -88,21 +110,32 @@ def grow(
         job = _numbered_on(job, before)
         workflow = _merged(client, job, features, staging, device)
         needed = ("valid",) if settings.split.valid else ()
-        grown = preprocess.apply(client, workflow, job, staging, needed, device)
+        grown, sums = preprocess.apply(client, workflow, job, staging, needed, device)
         held_out.save(staging / HELD_OUT, recipe, fresh, job.hold_out, settled)
-    shutil.rmtree(staging / EVENTS, ignore_errors=True)
     for split in job.stays:
-        _link_parts(features / split, staging / split)
-    (staging / SCHEMA).write_text(schema_to_json(workflow.output_schema), encoding="utf-8")
-    whole = _both(before, grown, job.stays)
-    write_json(staging / MANIFEST, whole)
-    exchange(staging, features)
-    shutil.rmtree(staging, ignore_errors=True)
+        sums |= _linked_parts(features, split, staging, before.get(FILES))
+    whole = preprocess.finish(
+        staging,
+        workflow,
+        _both(before, grown, job.stays),
+        sums,
+        lambda: shutil.rmtree(staging / EVENTS, ignore_errors=True),
+    )
+    claim.publish(staging)
+    remove_sibling(staging)
     return whole
 
 
-def _staging(features: Path) -> Path:
-    return features.with_name(f".{features.name}.grow")
+def _begin(claim: Claim, plan: dict[str, Any]) -> Path:
+    """The folder beside the features in which those that grew are made: what a stopped run of the
+    same plan left, or an empty one."""
+    if claim.stopped is not None and preprocess.is_of(claim.stopped, plan):
+        remove_partials(claim.stopped)
+        return claim.stopped
+    _discard(claim.stopped)
+    claim.stopped = claim.staging()
+    write_json(claim.stopped / PLAN, plan)
+    return claim.stopped
 
 
 # may they grow, and by what
@@ -120,7 +153,11 @@ def _finished(features: Path, recipe: str) -> tuple[dict[str, Any], dict[str, An
     made_by = read_json(record)["recipe"] if record.is_file() else recipe
     if made_by != recipe:
         raise UserError(f"{features}: features of the recipe '{made_by}', not of '{recipe}'")
-    return read_json(features / PLAN), read_json(features / MANIFEST)
+    contents = open_features(features)
+    for name in contents.files or ():
+        if not name.startswith(tuple(f"{split}/" for split in SPLITS)):
+            contents.check(name)
+    return read_json(features / PLAN), contents.record
 
 
 def _checked_settings(features: Path, made: Settings, given: Settings | None) -> Settings:
@@ -221,11 +258,18 @@ def _sample(job: Job) -> tuple[Any, bool]:
     raise UserError("the new rows leave nothing after the filters of their preprocess settings")
 
 
-def _link_parts(old: Path, new: Path) -> None:
-    new.mkdir(parents=True, exist_ok=True)
-    for path in sorted(old.glob("*.parquet")):
-        if not (new / path.name).exists():
-            held_out.link(path, new / path.name)
+def _linked_parts(features: Path, split: str, staging: Path, sums: Sums | None) -> Sums:
+    """Links the parts of a split, which stay; returns their sums.
+
+    Args:
+        sums: of the features' files, where their manifest has them.
+    """
+    (staging / split).mkdir(parents=True, exist_ok=True)
+    names = [f"{split}/{name}" for name in files_below(features / split)]
+    for name in names:
+        if not (staging / name).exists():
+            held_out.link(features / name, staging / name)
+    return sums_of(features, names) if sums is None else {name: sums[name] for name in names}
 
 
 def _both(old: dict[str, Any], new: dict[str, Any], stays: tuple[str, ...]) -> dict[str, Any]:
@@ -247,35 +291,3 @@ def _fit(old: dict[str, Any], new: dict[str, Any], stays: tuple[str, ...]) -> di
     parts = {split: [first[split], new["splits"][split]["files"]] for split in stays}
     cut = "ranges" if "ranges" in new else "bounds"
     return {"parts": parts, cut: new[cut]}
-
-
-# two folders change places
-
-_RENAME_EXCHANGE, _AT_FDCWD = 2, -100
-
-
-def exchange(staging: Path, features: Path) -> None:
-    """Puts ``staging`` in the place of ``features`` and the other way round, in one step where the
-    system can (Linux); elsewhere :func:`grow` mends what a kill between two steps left."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    rename = getattr(libc, "renameat2", None)
-    if rename is not None:
-        names = os.fsencode(staging), os.fsencode(features)
-        if rename(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
-            return
-        if ctypes.get_errno() not in (errno.EINVAL, errno.ENOSYS):
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), str(features))
-    aside = features.with_name(f".{features.name}.before")
-    os.replace(features, aside)
-    os.replace(staging, features)
-    os.replace(aside, staging)
-
-
-def _finish_exchange(features: Path) -> None:
-    aside = features.with_name(f".{features.name}.before")
-    if not aside.exists():
-        return
-    if not features.exists():
-        os.replace(_staging(features), features)
-    shutil.rmtree(aside)

@@ -8,7 +8,7 @@ used.
 
 import hashlib
 import json
-import shutil
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,21 +20,32 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core import cluster as dask_cluster
-from core import frames, gpu
+from core import frames, gpu, kinds
 from core.artifacts import (
-    checked_output,
     digest,
     encodings,
     read_json,
     remove_partials,
     write_json,
     write_parquet,
+    write_text,
 )
 from core.cluster import ClusterSettings
 from core.console import say
 from core.errors import UserError
 from core.merlin import ColumnSchema, Schema, Workflow, schema_to_json
+from core.outputs import Claim, claimed
 from core.settings import Settings
+from core.sums import (
+    FILES,
+    Contents,
+    Sums,
+    files_below,
+    read_manifest,
+    sum_of,
+    sums_of,
+    write_manifest,
+)
 from pipeline import fitting, held_out
 from pipeline.held_out import HELD_OUT, Settled
 from pipeline.splits import SPLITS, EmptySplit
@@ -58,8 +69,12 @@ class Part:
     number: int
     source: Any
 
+    @property
+    def name(self) -> str:
+        return f"{self.split}/part-{self.number:05d}.parquet"
+
     def path(self, output: Path) -> Path:
-        return output / self.split / f"part-{self.number:05d}.parquet"
+        return output / self.name
 
 
 Read = Callable[[Any, str], pd.DataFrame]
@@ -102,27 +117,59 @@ def preprocess(
     Returns:
         The manifest that was written to ``output/manifest.json``.
     """
-    raw, output = Path(raw), Path(output)
-    manifest = raw_manifest(raw)
-    begin(output, plan_of(settings, manifest))
-    cluster = cluster or ClusterSettings()
-    with dask_cluster.start(cluster) as client:
-        device = dask_cluster.device_of(client, cluster)
-        job = prepare(client, raw, manifest, settings, output / EVENTS, None)
-        workflow = job.workflow()
-        say(f"fitting the workflow on {len(training_sources(job))} part(s)")
-        sources, spill = training_sources(job), output / EVENTS / COUNTS
-        fitting.fit(client, workflow, sources, job.read, "train", job.schema, spill, device)
-        save_state(workflow, output / STATE)
-        shutil.rmtree(spill, ignore_errors=True)
-        needed = ("train", "valid") if settings.split.valid else ("train",)
-        done = apply(client, workflow, job, output, needed, device)
-        if job.hold_out is not None:
-            held_out.save(output / HELD_OUT, recipe, manifest, job.hold_out)
-    shutil.rmtree(output / EVENTS, ignore_errors=True)
-    (output / SCHEMA).write_text(schema_to_json(workflow.output_schema), encoding="utf-8")
-    write_json(output / MANIFEST, done)
-    return done
+    raw = Path(raw)
+    with claimed(output, kinds.FEATURES, [raw]) as claim, open_raw(raw).watched() as log:
+        output, manifest = claim.folder, log.record
+        begin(claim, plan_of(settings, manifest))
+        scratch = claim.scratch()
+        cluster = cluster or ClusterSettings()
+        with dask_cluster.start(cluster) as client:
+            device = dask_cluster.device_of(client, cluster)
+            job = prepare(client, raw, manifest, settings, scratch / EVENTS, None)
+            workflow = job.workflow()
+            say(f"fitting the workflow on {len(training_sources(job))} part(s)")
+            sources, spill = training_sources(job), scratch / EVENTS / COUNTS
+            fitting.fit(client, workflow, sources, job.read, "train", job.schema, spill, device)
+            save_state(workflow, scratch / STATE)
+            publish_folder(claim, STATE)
+            claim.add(*(part.name for part in job.parts))
+            needed = ("train", "valid") if settings.split.valid else ("train",)
+            done, sums = apply(client, workflow, job, output, needed, device)
+            if job.hold_out is not None:
+                held_out.save(scratch / HELD_OUT, recipe, manifest, job.hold_out)
+                publish_folder(claim, HELD_OUT)
+        log.confirm()
+        return finish(output, workflow, done, sums, claim.drop_scratch)
+
+
+def publish_folder(claim: Claim, name: str) -> None:
+    """Moves a folder from the temporary ones into the output, in the place of an earlier one."""
+    scratch = claim.scratch() / name
+    old = [file for file in claim.marker.files if file.startswith(f"{name}/")]
+    claim.remove(*old)
+    claim.add(*(f"{name}/{file}" for file in files_below(scratch)))
+    os.rename(scratch, claim.folder / name)
+
+
+def finish(
+    output: Path,
+    workflow: Workflow,
+    record: dict[str, Any],
+    sums: Sums,
+    clean: Callable[[], None],
+) -> dict[str, Any]:
+    """Writes the schema and, last, the manifest, which it returns.
+
+    Args:
+        sums: of the parts.
+        clean: deletes what the finished features do not need.
+    """
+    write_text(output / SCHEMA, schema_to_json(workflow.output_schema))
+    names = [PLAN, SCHEMA]
+    for folder in (STATE, HELD_OUT):
+        names += [f"{folder}/{name}" for name in files_below(output / folder)]
+    clean()
+    return write_manifest(output / MANIFEST, record, sums | sums_of(output, names))
 
 
 def training_sources(job: Job) -> list[Any]:
@@ -136,8 +183,8 @@ def apply(
     output: Path,
     needed: tuple[str, ...],
     device: frames.Device = "cpu",
-) -> dict[str, Any]:
-    """Writes the features of every part; returns the manifest of what was written.
+) -> tuple[dict[str, Any], Sums]:
+    """Writes the features of every part; returns the manifest of what was written, and its sums.
 
     Raises:
         EmptySplit: one that is ``needed``.
@@ -147,23 +194,31 @@ def apply(
         client, "writing features", apply_part, job.parts, workflow, read, str(output)
     )
     remove_partials(output)  # a worker that died while it wrote was replaced by another
-    return summary(job.parts, written, workflow.output_schema, job.about, needed)
+    sums = {part.name: of["sum"] for part, of in zip(job.parts, written, strict=True)}
+    return summary(job.parts, written, workflow.output_schema, job.about, needed), sums
 
 
 # the plan
 
 
-def raw_manifest(raw: Path) -> dict[str, Any]:
-    """The manifest of ingested data; its absence or emptiness is a UserError."""
-    if not (raw / MANIFEST).is_file():
-        raise UserError(
-            f"{raw}: no {MANIFEST} there; this is not the output of a finished ingest. "
-            "Run 'merlin-pipeline ingest' first"
-        )
-    manifest = read_json(raw / MANIFEST)
-    if not manifest["shards"]:
+def open_raw(raw: Path) -> Contents:
+    """An ingested log: every shard is there with the size that was written.
+
+    Raises:
+        UserError: no ingest finished there, a shard is missing or altered, or there are no rows.
+    """
+    log = Contents(raw, MANIFEST, "ingest", links=True)
+    if not isinstance(log.record.get("shards"), list):
+        raise UserError(f"{raw / MANIFEST}: is not the manifest of an ingested log")
+    log.check_sizes()
+    if not log.record["shards"]:
         raise UserError(f"{raw / MANIFEST}: the ingested log has no rows")
-    return manifest
+    return log
+
+
+def raw_manifest(raw: Path) -> dict[str, Any]:
+    """The manifest of an ingested log; see :func:`open_raw`."""
+    return open_raw(raw).record
 
 
 def log_digest(manifest: dict[str, Any]) -> str:
@@ -184,24 +239,40 @@ def plan_of(settings: Settings, manifest: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def begin(output: Path, plan: dict[str, Any]) -> None:
-    """Keeps what an interrupted run of the same plan left in ``output``, or clears it.
+def begin(claim: Claim, plan: dict[str, Any]) -> None:
+    """Keeps what an interrupted run of the same plan left in the output, or clears it.
 
-    Raises:
-        UserError: ``output`` holds something else than features.
+    What vouches for the folder goes first: killed at any moment, no manifest is left beside parts
+    that are not its own.
     """
-    checked_output(output)
-    if (output / MANIFEST).is_file() and not (output / PLAN).is_file():
-        raise UserError(f"{output}: the output of another stage; name a folder for the features")
-    if (output / PLAN).is_file() and read_json(output / PLAN) == plan:
-        (output / MANIFEST).unlink(missing_ok=True)
-        remove_partials(output)
-        return
-    for name in (*SPLITS, STATE, HELD_OUT, EVENTS):
-        shutil.rmtree(output / name, ignore_errors=True)
-    for name in (MANIFEST, SCHEMA, PLAN):
-        (output / name).unlink(missing_ok=True)
+    output = claim.folder
+    if is_of(output, plan):
+        altered = _altered_parts(output)
+        claim.remove(MANIFEST, *altered)
+    else:
+        claim.clear(first=(MANIFEST, PLAN))
+    claim.add(PLAN, MANIFEST, SCHEMA)
     write_json(output / PLAN, plan)
+
+
+def is_of(output: Path, plan: dict[str, Any]) -> bool:
+    """Whether an earlier run in ``output`` was of the same plan."""
+    try:
+        return read_json(output / PLAN) == plan
+    except UserError:
+        return False
+
+
+def _altered_parts(output: Path) -> list[str]:
+    """Parts of finished features that are not what their manifest says: they are made again."""
+    if not (output / MANIFEST).is_file():
+        return []
+    try:
+        sums = read_manifest(output / MANIFEST).get(FILES, {})
+    except UserError:
+        sums = {}
+    parts = [f"{split}/{name}" for split in SPLITS for name in files_below(output / split)]
+    return [name for name in parts if sums.get(name) != sum_of(output / name)]
 
 
 def origin(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -232,16 +303,16 @@ def apply_part(part: Part, workflow: Workflow, read: Read, output: str) -> dict[
     if path.exists():
         coded = [column.name for column in workflow.output_schema if column.int_domain]
         rows = pq.read_metadata(path).num_rows
-        return describe(pq.read_table(path, columns=coded), rows, workflow)
+        return describe(path, pq.read_table(path, columns=coded), rows, workflow)
     with gpu.named_shortage("writing features", fitting.SMALLER_PARTS):
         frame = read(part.source, part.split)
         if not frames.on_host(frame) and len(frame):
             features = typed(workflow, transform(workflow, frame))
             frames.write_parquet(path, features, ROW_GROUP)
-            return describe(features, len(features), workflow)
+            return describe(path, features, len(features), workflow)
     table = features_table(workflow, frame)
     write_parquet(path, table, row_group_size=ROW_GROUP, **encodings(table))
-    return describe(table, table.num_rows, workflow)
+    return describe(path, table, table.num_rows, workflow)
 
 
 def typed(workflow: Workflow, features: Any) -> Any:
@@ -287,9 +358,9 @@ def _list_array(lists: Any, element: pa.DataType) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat).cast(element))
 
 
-def describe(table: Any, rows: int, workflow: Workflow) -> dict[str, Any]:
-    """Rows, coded values and unknown values of one part."""
-    described: dict[str, Any] = {"rows": rows, "oov": {}, "values": {}}
+def describe(path: Path, table: Any, rows: int, workflow: Workflow) -> dict[str, Any]:
+    """Sum, rows, coded values and unknown values of one part."""
+    described: dict[str, Any] = {"sum": sum_of(path), "rows": rows, "oov": {}, "values": {}}
     unknown = unknown_codes(workflow)
     for column in workflow.output_schema:
         if not column.int_domain:

@@ -19,6 +19,7 @@ from torch import nn
 from core import console
 from core.artifacts import remove_partials
 from core.errors import UserError
+from core.outputs import list_files
 from core.tensors import Pieces, TensorFile, write_tensors
 from training.columns import column_rows, input_columns
 
@@ -68,9 +69,14 @@ class CheckpointFolder:
     def best_file(self, step: int) -> Path:
         return self.folder / f"best-{step:09d}.safetensors"
 
+    def save(self, file: Path, checkpoint: Checkpoint) -> None:
+        """Writes a checkpoint, which the marker of the run's folder lists first."""
+        list_files(self.folder.parent, f"{self.folder.name}/{file.name}")
+        save(file, checkpoint)
+
     def save_step(self, step: int, checkpoint: Checkpoint) -> None:
         """Writes a resumable checkpoint and deletes what no longer serves."""
-        save(self.step_file(step), checkpoint)
+        self.save(self.step_file(step), checkpoint)
         files = sorted(self.folder.glob("step-*.safetensors"))
         for file in files[: -self.keep]:
             file.unlink()

@@ -312,7 +312,7 @@ class Run:
         faults.check_weights(self.model, self.progress.step)
         file = self.store.best_file(self.progress.best_step)
         checkpoint = Checkpoint(checkpoints.model_tensors(self.model), {})
-        self._write(lambda: checkpoints.save(file, checkpoint))
+        self._write(lambda: self.store.save(file, checkpoint))
 
     def _note(self) -> None:
         """Shows how far the run has come, as often as a person can read it."""

@@ -1,13 +1,16 @@
 """What is to be trained: each entry's own settings, checked before anything is."""
 
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.artifacts import atomic_folder, write_json
+from core import kinds
+from core.artifacts import write_json
 from core.console import say
 from core.errors import UserError
+from core.outputs import claimed
 from core.settings import merge
 from pipeline.compare.settings import AfterSettings, CompareSettings
 from pipeline.params import MODELS, Params
@@ -133,9 +136,10 @@ def _build(entry: Entry, features: Path, settings: CompareSettings) -> None:
     if entry.recipe == "sessions":
         session_evaluation(entry.params, features)
     engine = entry.params.engine(entry.recipe)
+    out_of_core = engine.tables_out_of_core or None
     schema = read_schema(features)
     name, model_settings = entry.params.model(entry.recipe)
-    with tables_in(features if engine.tables_out_of_core else None):
+    with tempfile.TemporaryDirectory() as scratch, tables_in(out_of_core and scratch):
         model = build(entry.recipe, name, schema, model_settings, engine.seed)
     splits(entry.recipe, model, schema, features, engine)
     if entry.after is not None:
@@ -168,7 +172,7 @@ def metric_names(recipe: str, params: Params) -> list[str]:
 
 def write_plan(found: list[Entry], splits: tuple[str, ...], folder: Path) -> None:
     """A JSON file an entry: it changes when, and only when, the entry's runs have to."""
-    with atomic_folder(folder) as partial:
+    with claimed(folder, kinds.PLAN) as claim, claim.replaced() as partial:
         for entry in found:
             write_json(partial / f"{entry.name}.json", {**entry.describe(), "splits": splits})
 

@@ -1,15 +1,17 @@
 """One run of a comparison: an entry trained from one seed, judged, and its costs taken."""
 
 import csv
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from core import kinds
 from core.artifacts import digest, read_json, write_json
 from core.console import say
 from core.errors import UserError
+from core.outputs import Claim, claimed, list_files, unlist_absent
+from core.sums import sums_of, write_manifest
 from pipeline.compare import cost
 from pipeline.compare.plan import Entry
 from pipeline.compare.settings import AfterSettings, CompareSettings
@@ -108,11 +110,21 @@ def run(entry: Entry, seed: int, runs: Runs, settings: CompareSettings) -> dict[
     Writes to its folder: what ``train`` writes, ``SPLIT/`` with metrics and plots of each split,
     and, last, ``result.json``: what this returns. Checkpoints are deleted then.
     """
-    folder = runs.folder(entry, seed)
+    with claimed(runs.folder(entry, seed), kinds.RUN, [runs.features]) as claim:
+        result = _run(entry, seed, runs, claim, settings)
+        unlist_absent(claim.folder)
+    return result
+
+
+def _run(
+    entry: Entry, seed: int, runs: Runs, claim: Claim, settings: CompareSettings
+) -> dict[str, Any]:
+    folder = claim.folder
     result = runs.trained(entry, seed)
     if result is None:
-        _start(folder, runs.made_of(entry, seed))
-        trained = _trained(entry, seed, runs, folder)
+        start(claim, runs.made_of(entry, seed))
+        claim.add(RESULT)
+        trained = _trained(entry, seed, runs, claim)
         result = {
             "entry": entry.name,
             "seed": seed,
@@ -127,25 +139,42 @@ def run(entry: Entry, seed: int, runs: Runs, settings: CompareSettings) -> dict[
         if split not in result["metrics"]:
             _judge(entry, seed, runs, split, result)
     write_json(folder / RESULT, result)
-    for checkpoints in folder.rglob("checkpoints"):
-        shutil.rmtree(checkpoints)
+    remove_checkpoints(folder)
     return result
 
 
-def _start(folder: Path, made_of: dict[str, Any]) -> None:
-    """A folder that was made of something else is emptied: its checkpoints are of no use."""
-    if (folder / MADE_OF).is_file() and read_json(folder / MADE_OF) != made_of:
+def remove_checkpoints(folder: Path) -> None:
+    """Deletes the checkpoints in and below the folder of a finished run."""
+    for file in folder.rglob("checkpoints/*.safetensors"):
+        file.unlink()
+    for checkpoints in folder.rglob("checkpoints"):
+        unlist_absent(checkpoints.parent)
+        checkpoints.rmdir()
+
+
+def start(claim: Claim, made_of: dict[str, Any]) -> None:
+    """Notes what the run in the claimed folder is made of.
+
+    A folder that was made of something else is emptied: its checkpoints are of no use.
+    """
+    folder = claim.folder
+    try:
+        same = read_json(folder / MADE_OF) == made_of
+    except UserError:
+        same = False
+    if not same and claim.marker.files:
         say(f"{folder}: of other settings, features or code; done afresh")
-        shutil.rmtree(folder)
-    elif folder.is_dir() and any(folder.iterdir()) and not (folder / MADE_OF).is_file():
-        raise UserError(f"{folder}: holds what no comparison wrote; name another --output")
-    (folder / RESULT).unlink(missing_ok=True)
+    if not same:
+        claim.discard()
+    claim.remove(RESULT)
+    claim.add(MADE_OF)
     write_json(folder / MADE_OF, made_of)
 
 
-def _trained(entry: Entry, seed: int, runs: Runs, folder: Path) -> Trained:
+def _trained(entry: Entry, seed: int, runs: Runs, claim: Claim) -> Trained:
+    folder = claim.folder
     if entry.after is None:
-        return _train(entry, runs.features, folder, entry.of_seed(seed))
+        return _train(entry, runs.features, folder, entry.of_seed(seed), claim=claim)
     shared = runs.whole(entry, seed)
     if shared is not None:
         say(f"compare: {entry.name} starts from the model in {shared}")
@@ -154,11 +183,11 @@ def _trained(entry: Entry, seed: int, runs: Runs, folder: Path) -> Trained:
         whole = Trained(shared, costs["samples"], costs["seconds"], found["curve"])
     else:
         whole = _train(entry, runs.features, folder / "whole", entry.of_seed(seed))
-    return _low_rank(entry, seed, runs.features, folder, whole, entry.after)
+    return _low_rank(entry, seed, runs.features, claim, whole, entry.after)
 
 
 def _low_rank(
-    entry: Entry, seed: int, features: Path, folder: Path, whole: Trained, after: AfterSettings
+    entry: Entry, seed: int, features: Path, claim: Claim, whole: Trained, after: AfterSettings
 ) -> Trained:
     """``whole`` with its layers' factors in their place, fine-tuned where that is asked for."""
     from training.checkpoints import save_weights
@@ -167,13 +196,15 @@ def _low_rank(
     model, record = load_model(whole.folder, read_schema(features), features)
     thin = compress(model, after.low_rank, after.method, seed)
     tuning = entry.fine_tuning(seed)
+    folder = claim.folder
     if tuning is None:
+        claim.add(WEIGHTS_FILE, MODEL_FILE)
         save_weights(folder / WEIGHTS_FILE, thin)
         record["settings"] = thin.settings.model_dump(mode="json")
         record["parameters"] = sum(weight.numel() for weight in thin.parameters())
-        write_json(folder / MODEL_FILE, record)
+        write_manifest(folder / MODEL_FILE, record, sums_of(folder, [WEIGHTS_FILE]))
         return replace(whole, folder=folder)
-    tuned = _train(entry, features, folder, tuning, thin)
+    tuned = _train(entry, features, folder, tuning, thin, claim)
     known = whole.seconds is not None and tuned.seconds is not None
     later = [{**row, "samples": row["samples"] + whole.samples} for row in tuned.curve]
     return Trained(
@@ -185,12 +216,18 @@ def _low_rank(
 
 
 def _train(
-    entry: Entry, features: Path, folder: Path, params: Params, model: Any = None
+    entry: Entry,
+    features: Path,
+    folder: Path,
+    params: Params,
+    model: Any = None,
+    claim: Claim | None = None,
 ) -> Trained:
-    record = train(entry.recipe, features, folder, params, model)
+    record = train(entry.recipe, features, folder, params, model, claim)
     rate = record["samples_per_second"]
     if rate:
         # Kept apart, for a run that is killed after its training.
+        list_files(folder, TIMING)
         write_json(folder / TIMING, {"samples_per_second": rate})
     elif (folder / TIMING).is_file():
         rate = read_json(folder / TIMING)["samples_per_second"]

@@ -128,6 +128,7 @@ class _Run:
             )
             with self.lock:
                 advance(parsed.bytes_read, note=file.path.name)
+        file.check_unchanged()
         unit.finish(faults)
 
 
@@ -152,6 +153,8 @@ def convert_files(
         run.stop.set()
         run.files.shutdown(cancel_futures=True)
         run.pool.shutdown(cancel_futures=True)
+    for file in files:
+        file.check_unchanged()
     rows = sum(report.rows_read for report in reports)
     if not rows:
         faults = [f"{report.file.path}: {fault}" for report in reports for fault in report.faults]

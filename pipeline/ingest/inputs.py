@@ -15,11 +15,37 @@ NOT_LOGS = re.compile(r"^[._]|^manifest\.json$|^readme|\.md$|^quarantine\.parque
 
 @dataclass(frozen=True)
 class InputFile:
-    """One input file: its place among the inputs, its path and its size on disk in bytes."""
+    """One input file: its place among the inputs, its path and its size on disk in bytes.
+
+    ``modified``: its time in nanoseconds, by which a change is noticed; None: not looked at.
+    """
 
     index: int
     path: Path
     size: int
+    modified: int | None = None
+
+    def check_unchanged(self) -> None:
+        """Checks that the file is still what it was when the inputs were listed.
+
+        Raises:
+            UserError: it is not.
+        """
+        try:
+            found = self.path.stat()
+        except OSError as error:
+            raise UserError(
+                f"{self.path}: cannot be read any more ({error.strerror}); give the same command "
+                "again once it is there"
+            ) from None
+        if self.modified is not None and (found.st_size, found.st_mtime_ns) != (
+            self.size,
+            self.modified,
+        ):
+            raise UserError(
+                f"{self.path}: changed while it was read; give the same command again once "
+                "nothing writes to it"
+            )
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
@@ -47,7 +73,8 @@ def list_inputs(path: str | Path | Iterable[str | Path]) -> list[InputFile]:
     for index, file in enumerate(found):
         if not os.access(file, os.R_OK):
             raise UserError(f"{file}: no permission to read this file")
-        files.append(InputFile(index, file, file.stat().st_size))
+        status = file.stat()
+        files.append(InputFile(index, file, status.st_size, status.st_mtime_ns))
     if not files:
         raise UserError("path: no input file is named; give a file, a folder, a glob or a list")
     return files

@@ -10,6 +10,8 @@ from pipeline.ingest.progress import FileReport
 from pipeline.ingest.quarantine import merge_quarantines
 from pipeline.ingest.workspace import Workspace
 
+QUARANTINE = "quarantine.parquet"
+
 
 def number_shards(reports: list[FileReport], workspace: Workspace) -> list[dict[str, Any]]:
     """One entry for each shard of all files, as the manifest lists them.
@@ -43,7 +45,7 @@ def move_shards(shards: list[dict[str, Any]], workspace: Workspace) -> None:
 def join_quarantines(reports: list[FileReport], workspace: Workspace) -> None:
     """Writes the bad lines of all files, in order, to ``out/quarantine.parquet``."""
     parts = [workspace.unit(report.file) / name for report in reports for name in report.quarantine]
-    merge_quarantines(parts, workspace.out / "quarantine.parquet")
+    merge_quarantines(parts, workspace.out / QUARANTINE)
 
 
 def manifest(

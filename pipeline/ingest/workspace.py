@@ -1,13 +1,12 @@
 """Where an ingest works until its output is whole, so that a killed run can go on.
 
-Beside the output folder ``raw`` lies ``.raw.partial`` while an ingest runs: ``plan.json`` (what
-the output depends on), a folder ``file-00000 …`` for each input file with its finished shards and
-``progress.json``, and ``out``, which becomes ``raw`` in one rename once it is whole. Where the
-plan of the next run says otherwise, what no longer holds is wiped.
+Beside the output folder ``raw`` is ``.raw.<16 hex digits>.partial`` while an ingest runs:
+``plan.json`` (what the output depends on), a folder ``file-00000 …`` for each input file with its
+finished shards and ``progress.json``, and ``out``, which takes the place of ``raw`` in one step
+once it is whole. Where the plan of the next run says otherwise, what no longer holds is wiped.
 """
 
 import hashlib
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,14 +14,18 @@ from typing import Any
 
 import pyarrow as pa
 
-from core.artifacts import PARTIAL, checked_output, read_json, remove_partials, write_json
+from core.artifacts import read_json, remove_partials, write_json
 from core.errors import UserError
+from core.outputs import Claim, remove_sibling
+from core.sums import CHECKSUM
 from pipeline.ingest.inputs import InputFile
 from pipeline.ingest.source import SourceSettings
 
 FORMAT = 2
 """Raised when the same input gives other bytes than before."""
 PLAN, MANIFEST, PROGRESS = "plan.json", "manifest.json", "progress.json"
+PUBLISHED = "published.json"
+"""The checksum of the output that takes its place next."""
 NOT_SHAPING = {"path", "workers", "max_bad_fraction"}
 """Settings that change nothing in a shard: the share of bad lines is looked at at every run."""
 SAMPLE_BYTES = 1 << 16
@@ -61,34 +64,32 @@ def _identity(file: InputFile) -> dict[str, Any]:
 
 
 class Workspace:
-    """The folder of an ingest that runs, or was stopped.
+    """The folder of an ingest that runs, or was stopped."""
 
-    Raises:
-        UserError: ``output`` holds something that no stage wrote, which would be lost.
-    """
-
-    def __init__(self, output: str | Path) -> None:
-        self.output = checked_output(output)
-        self.folder = self.output.with_name(f".{self.output.name}{PARTIAL}")
+    def __init__(self, claim: Claim) -> None:
+        self.claim, self.output = claim, claim.folder
+        self.folder = claim.stopped or claim.staging()
         self.out = self.folder / "out"
 
     def begin(self, plan: dict[str, Any]) -> bool:
         """Keeps what a stopped run left as far as ``plan`` allows, and clears the rest.
 
         Returns:
-            Whether everything is done already: the run was stopped after its last step but one.
+            Whether the output took its place already: the run was stopped while it cleaned up.
         """
         old = read_json(self.folder / PLAN) if (self.folder / PLAN).is_file() else None
-        if old == plan and not self.out.exists():
-            if (self.output / MANIFEST).is_file():
+        if old == plan and (self.folder / PUBLISHED).is_file():
+            if _checksum(self.output) == read_json(self.folder / PUBLISHED):
                 return True
-            old = None  # the output was taken away before this folder was
+            if _checksum(self.out) != read_json(self.folder / PUBLISHED):
+                old = None  # The output was taken away before this folder was.
         if old is None or {**old, "inputs": None} != {**plan, "inputs": None}:
             self._clear()
         elif old != plan:
             # The plan goes first: without it, nothing here is ever taken for another plan's.
             (self.folder / PLAN).unlink()
-            shutil.rmtree(self.out, ignore_errors=True)
+            (self.folder / PUBLISHED).unlink(missing_ok=True)
+            remove_sibling(self.out)
             self._keep_unchanged(old["inputs"], plan["inputs"])
         self.out.mkdir(parents=True, exist_ok=True)
         remove_partials(self.folder)
@@ -97,8 +98,11 @@ class Workspace:
         return False
 
     def _clear(self) -> None:
-        (self.folder / PLAN).unlink(missing_ok=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        for name in (PLAN, PUBLISHED):
+            (self.folder / name).unlink(missing_ok=True)
+        for entry in self.folder.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
 
     def unit(self, file: InputFile) -> Path:
         """The folder of one input file's shards."""
@@ -117,18 +121,24 @@ class Workspace:
 
     def finish(self) -> None:
         """``out`` takes the output's place; a reader meets the old output or the new one whole."""
-        if self.out.exists():
-            old = self.folder / "old"
-            shutil.rmtree(old, ignore_errors=True)
-            if self.output.exists():
-                os.replace(self.output, old)
-            os.replace(self.out, self.output)
-        for left in self.folder.iterdir():
-            if left.is_dir():
-                shutil.rmtree(left)
-        shutil.rmtree(self.folder)
+        write_json(self.folder / PUBLISHED, _checksum(self.out))
+        self.claim.publish(self.out)
+        self.clean()
+
+    def clean(self) -> None:
+        """Deletes the folder, and in it the output that was replaced as far as it was ours."""
+        remove_sibling(self.out)
+        for kept in self.out.rglob("*") if self.out.exists() else ():
+            raise UserError(f"{kept}: was put into {self.output} while this ran; it is kept there")
+        remove_sibling(self.folder)
 
     def give_up(self) -> None:
         """After a failure: what is finished stays for the next run; if nothing is, no trace."""
         if not any(self.folder.glob(f"file-*/{PROGRESS}")):
-            self._clear()
+            remove_sibling(self.folder)
+
+
+def _checksum(folder: Path) -> str | None:
+    """The checksum of the manifest in ``folder``; None where there is none."""
+    path = folder / MANIFEST
+    return read_json(path).get(CHECKSUM) if path.is_file() else None

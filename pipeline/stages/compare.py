@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from core import console
-from core.artifacts import atomic_folder, write_json
+from core import console, kinds
+from core.artifacts import write_json
 from core.console import say
 from core.errors import UserError
+from core.metrics_output import claimed_metrics
+from core.outputs import claimed
 from pipeline.compare.plan import (
     Entry,
     chosen,
@@ -23,6 +25,9 @@ from pipeline.compare.summary import TITLES, curves, summarise
 from pipeline.compare.tables import flat, markdown, tables
 from pipeline.params import Params
 
+METRICS_KEYS = ("recipe", "metrics", "headlines", "entries")
+"""Keys by which an earlier metrics file is known."""
+
 
 def plan(
     recipe: str, features: str | Path, output: str | Path, params: Params | None = None
@@ -34,8 +39,10 @@ def plan(
     """
     params = params or Params.read()
     settings = params.section(f"{recipe}.compare")
-    found = suitable(recipe, entries(recipe, params), Path(features), settings)
-    write_plan(found, judged_splits(Path(features), settings), Path(output) / "plan")
+    with claimed(output, kinds.COMPARISON, [features]) as claim:
+        claim.add()
+        found = suitable(recipe, entries(recipe, params), Path(features), settings)
+        write_plan(found, judged_splits(Path(features), settings), claim.folder / "plan")
     say(f"compare: {len(found)} entries → {Path(output) / 'plan'}")
     return found
 
@@ -73,9 +80,18 @@ def compare(
         raise UserError(f"compare: seed {', '.join(others)} is not in {recipe}.compare: {known}")
     found = entries(recipe, params)
     found = chosen(found, only) if only else found
-    found = suitable(recipe, found, Path(features), settings)
-    runs = Runs(Path(features), Path(output), judged_splits(Path(features), settings))
-    wanted = [(entry, seed) for entry in found for seed in seeds or settings.seeds]
+    with claimed(output, kinds.COMPARISON, [features]) as claim:
+        claim.add()
+        found = suitable(recipe, found, Path(features), settings)
+        runs = Runs(Path(features), claim.folder, judged_splits(Path(features), settings))
+        return _run_all(found, seeds or settings.seeds, runs, settings)
+
+
+def _run_all(
+    found: list[Entry], seeds: Sequence[int], runs: Runs, settings: CompareSettings
+) -> list[str]:
+    """Does the runs that are not finished; what went wrong in which."""
+    wanted = [(entry, seed) for entry in found for seed in seeds]
     left = [(entry, seed) for entry, seed in wanted if runs.result(entry, seed) is None]
     if len(left) < len(wanted):
         say(f"compare: {len(wanted) - len(left)} of {len(wanted)} runs are finished already")
@@ -131,12 +147,16 @@ def summary(
         say(f"compare: not finished, and left out: {', '.join(missing)}")
     report = summarise(recipe, found, results, splits, settings)
     shown = tables(report)
-    with atomic_folder(plots) as folder:
+
+    def write_plots(folder: Path) -> None:
         (folder / "index.html").write_text(page(report, shown, results), encoding="utf-8")
         (folder / "tables.md").write_text(markdown(shown), encoding="utf-8")
         (folder / "table.csv").write_text(flat(report), encoding="utf-8")
         write_json(folder / "curves.json", curves(results))
-    write_json(metrics, report)
+
+    inputs = [features, output]
+    with claimed_metrics(metrics, plots, kinds.COMPARISON_PAGE, inputs, METRICS_KEYS) as claim:
+        claim.publish(report, write_plots)
     console.table(TITLES[recipe], shown[0].header, shown[0].rows)
     say(f"compare: {len(results)} runs → {metrics}, {Path(plots) / 'index.html'}")
     return report

@@ -3,10 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from core import gpu
-from core.artifacts import read_json, write_json
+from core import gpu, kinds
+from core.artifacts import write_json
 from core.console import say
 from core.errors import UserError
+from core.metrics_output import claimed_metrics
+from core.sums import reading
+from pipeline.feature_folder import open_features
 from pipeline.params import Params
 from pipeline.protocols import session_evaluation
 from pipeline.stages.train import load_model, model_columns, read_schema, rows_of
@@ -17,6 +20,8 @@ HEADLINES = {
     "interactions": ("recall@20", "ndcg@20", "rmse", "auc", "logloss"),
 }
 """The metrics that are compared with the best possible, and that the report shows."""
+METRICS_KEYS = ("rows", "model", "trained_rows")
+"""Keys by which an earlier metrics file is known."""
 
 
 def evaluate(
@@ -37,7 +42,33 @@ def evaluate(
         plots: folder of JSON files to write, as DVC plots them.
     """
     params = params or Params.read()
-    features = Path(features)
+    inputs = [features, model]
+    with claimed_metrics(metrics, plots, kinds.PLOTS, inputs, METRICS_KEYS) as claim:
+        found, points = reading(
+            lambda: _evaluated(recipe, Path(features), Path(model), params, split)
+        )
+
+        def write_plots(folder: Path) -> None:
+            for name, rows in points.items():
+                write_json(folder / f"{name}.json", rows)
+
+        claim.publish(found, write_plots)
+    known = [key for key in HEADLINES[recipe] if found.get(key) is not None]
+    shown = ", ".join(f"{key} {found[key]:.4f}" for key in known)
+    shown = shown or found.get("undefined_because", "no metric is defined")
+    say(f"evaluate: {split}: {shown} → {metrics}, {plots}")
+    return found
+
+
+Points = dict[str, list[dict[str, Any]]]
+"""Rows of each plot by its name."""
+
+
+def _evaluated(
+    recipe: str, features: Path, model: Path, params: Params, split: str
+) -> tuple[dict[str, Any], Points]:
+    """The metrics and the plots' points."""
+    contents = open_features(features)
     schema = read_schema(features)
     if not rows_of(features, split):
         raise UserError(
@@ -57,7 +88,7 @@ def evaluate(
     }[recipe]
     with gpu.named_shortage("evaluating", f"lower {recipe}.train.valid_batch_size"):
         found, points = judge(trained, schema, features, split, params)
-    manifest = read_json(features / "manifest.json")
+    manifest = contents.record
     found["rows"] = manifest["splits"][split][manifest["unit"]]
     found["model"] = {"name": record["model"], "parameters": record["parameters"]}
     found["trained_rows"] = record["rows"]
@@ -67,18 +98,8 @@ def evaluate(
     if best:
         found["best_possible"] = best
         found["share_of_best"] = share_of_best(recipe, found, best)
-    for name, rows in points.items():
-        write_json(Path(plots) / f"{name}.json", rows)
-    write_json(metrics, found)
-    known = [key for key in HEADLINES[recipe] if found.get(key) is not None]
-    shown = ", ".join(f"{key} {found[key]:.4f}" for key in known)
-    shown = shown or found.get("undefined_because", "no metric is defined")
-    say(f"evaluate: {split}: {shown} → {metrics}, {plots}")
-    return found
-
-
-Points = dict[str, list[dict[str, Any]]]
-"""Rows of each plot by its name."""
+    contents.confirm()
+    return found, points
 
 
 def evaluate_ranking(

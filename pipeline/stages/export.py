@@ -4,8 +4,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from core.artifacts import atomic_folder, read_json, write_json
+from core import kinds
+from core.artifacts import read_json, write_json
 from core.console import say
+from core.outputs import claimed
 from pipeline.params import Params
 from pipeline.stages.train import MODEL_FILE, WEIGHTS_FILE, load_model, read_schema
 
@@ -43,7 +45,7 @@ def export(
     """
     features, model = Path(features), Path(model)
     load_model(model, read_schema(features), features)  # what cannot be loaded is not exported
-    with atomic_folder(output) as folder:
+    with claimed(output, kinds.BUNDLE, [features, model]) as claim, claim.replaced() as folder:
         for name in (MODEL_FILE, WEIGHTS_FILE):
             shutil.copyfile(model / name, folder / name)
         for name in ("schema.json", "manifest.json"):

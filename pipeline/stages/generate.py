@@ -3,15 +3,18 @@
 from pathlib import Path
 from typing import Any
 
-from core.artifacts import atomic_folder
+from core import kinds
 from core.console import progress, say
 from core.errors import UserError
+from core.outputs import claimed
 from core.settings import Settings
+from core.sums import files_below, sums_of, write_manifest
 from pipeline.synthetic.criteo import CriteoGenerateSettings, generate_criteo
 from pipeline.synthetic.random_ids import RandomGenerateSettings, generate_random
 from pipeline.synthetic.sessions import SessionsGenerateSettings, generate_sessions
 from pipeline.synthetic.trace import TraceGenerateSettings, generate_trace
 
+MANIFEST = "manifest.json"
 # Kind → its settings, its generator, and what its size is counted in.
 GENERATORS: dict[str, tuple[type[Settings], Any, str]] = {
     "ranking": (CriteoGenerateSettings, generate_criteo, "rows"),
@@ -43,7 +46,13 @@ def generate(kind: str, settings: Settings, output: str | Path) -> dict[str, Any
             f"generate {kind}: expected {settings_class.__name__}, got {type(settings).__name__}"
         )
     total = getattr(settings, unit)
-    with atomic_folder(output) as folder, progress(f"generate {kind}", total, unit) as advance:
+    with (
+        claimed(output, kinds.GENERATED) as claim,
+        claim.replaced() as folder,
+        progress(f"generate {kind}", total, unit) as advance,
+    ):
         manifest = generator(settings, folder, advance)
+        names = [name for name in files_below(folder) if name != MANIFEST]
+        manifest = write_manifest(folder / MANIFEST, manifest, sums_of(folder, names))
     say(f"generate: {total:,} {unit} → {output}")
     return manifest

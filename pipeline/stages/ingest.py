@@ -6,9 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from core.artifacts import read_json, write_json
+from core import kinds
+from core.artifacts import read_json
 from core.console import say
 from core.errors import UserError
+from core.outputs import claimed
+from core.sums import sums_of, write_manifest
 from pipeline.ingest.clicks import (
     ClickSourceSettings,
     click_columns,
@@ -25,7 +28,13 @@ from pipeline.ingest.criteo import CriteoReader, CriteoSourceSettings
 from pipeline.ingest.events import EventReader
 from pipeline.ingest.inputs import InputFile, list_inputs
 from pipeline.ingest.lists import SessionRows
-from pipeline.ingest.publish import join_quarantines, manifest, move_shards, number_shards
+from pipeline.ingest.publish import (
+    QUARANTINE,
+    join_quarantines,
+    manifest,
+    move_shards,
+    number_shards,
+)
 from pipeline.ingest.ratings import RatingsSourceSettings, rating_columns
 from pipeline.ingest.source import SourceSettings
 from pipeline.ingest.workspace import MANIFEST, NOT_SHAPING, Workspace, plan_of
@@ -78,7 +87,8 @@ def ingest(
     files = list_inputs(path)
     start = time.monotonic()
     try:
-        record = _ingest(recipe, settings, files, Workspace(output))
+        with claimed(output, kinds.RAW, _read_from(path, files), resumable=True) as claim:
+            record = _ingest(recipe, settings, files, Workspace(claim))
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise UserError(
@@ -92,17 +102,26 @@ def ingest(
     return record
 
 
+def _read_from(path: Any, files: list[InputFile]) -> list[str | Path]:
+    """The files that are read, and the folders that were named for all their files."""
+    named = [path] if isinstance(path, str | Path) else list(path)
+    folders = [Path(entry).expanduser() for entry in named]
+    return [*(folder for folder in folders if folder.is_dir()), *(file.path for file in files)]
+
+
 def _ingest(
     recipe: str, settings: SourceSettings, files: list[InputFile], workspace: Workspace
 ) -> dict[str, Any]:
-    reader, format = _reader(settings, files)
-    if not workspace.begin(plan_of(recipe, settings, files, reader.schema)):
-        try:
+    try:
+        reader, format = _reader(settings, files)
+        if workspace.begin(plan_of(recipe, settings, files, reader.schema)):
+            workspace.clean()
+        else:
             _convert(reader, format, settings, files, workspace)
-        except UserError:
-            workspace.give_up()
-            raise
-    workspace.finish()
+            workspace.finish()
+    except UserError:
+        workspace.give_up()
+        raise
     return read_json(workspace.output / MANIFEST)
 
 
@@ -149,7 +168,15 @@ def _convert(
     record["source"] = settings.model_dump(mode="json", exclude=NOT_SHAPING)
     move_shards(shards, workspace)
     join_quarantines(reports, workspace)
-    write_json(workspace.out / MANIFEST, record)
+    sums = {
+        shard["file"]: {
+            "bytes": (workspace.out / shard["file"]).stat().st_size,
+            "sha256": shard["sha256"],
+        }
+        for shard in shards
+    }
+    bad = [QUARANTINE] if (workspace.out / QUARANTINE).is_file() else []
+    write_manifest(workspace.out / MANIFEST, record, sums | sums_of(workspace.out, bad))
 
 
 def warn(record: dict[str, Any]) -> None:

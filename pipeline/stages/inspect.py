@@ -4,8 +4,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from core.artifacts import atomic_folder, write_json
+from core import kinds
+from core.artifacts import write_json
 from core.console import say, table
+from core.metrics_output import claimed_metrics
 
 
 def inspect(
@@ -26,12 +28,18 @@ def inspect(
     from pipeline.data_report import data_report
     from pipeline.data_report.page import page
 
-    report = data_report(recipe, raw, features)
-    with atomic_folder(plots) as folder:
-        (folder / "index.html").write_text(page(report), encoding="utf-8")
-        for name, rows in points(report).items():
-            write_json(folder / f"{name}.json", rows)
-    write_json(output, report)
+    raw = [raw] if isinstance(raw, str | Path) else list(raw)
+    inputs = [*raw, features]
+    keys = ("recipe", "columns", "by_day")
+    with claimed_metrics(output, plots, kinds.DATA_PLOTS, inputs, keys) as claim:
+        report = data_report(recipe, raw, features)
+
+        def write_plots(folder: Path) -> None:
+            (folder / "index.html").write_text(page(report), encoding="utf-8")
+            for name, rows in points(report).items():
+                write_json(folder / f"{name}.json", rows)
+
+        claim.publish(report, write_plots)
     _show(report)
     say(f"inspect: {report['rows']:,} rows → {output}, {Path(plots) / 'index.html'}")
     return report

@@ -4,9 +4,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from core.artifacts import atomic_path, write_json
+from core import kinds
+from core.artifacts import write_json
 from core.console import say, table
 from core.errors import UserError
+from core.outputs import Claim, claimed
 from pipeline.params import Params
 from pipeline.stages.train import build, model_columns, read_schema
 
@@ -31,15 +33,22 @@ def profile(
     Raises:
         UserError: ``steps`` is less than 1, or the model does not learn by gradient.
     """
+    if steps < 1:
+        raise UserError(f"--steps {steps}: expected at least 1")
+    params = params or Params.read()
+    input, output = Path(input), Path(output)
+    with claimed(output, kinds.PROFILE, [input]) as claim:
+        record = _profiled(recipe, input, claim, params, steps)
+    _show(record, output)
+    return record
+
+
+def _profiled(recipe: str, input: Path, claim: Claim, params: Params, steps: int) -> dict[str, Any]:
     from training.batches import Batches
     from training.engine import prepare
     from training.profiling import profile_training
     from training.sessions.fitting import observe
 
-    if steps < 1:
-        raise UserError(f"--steps {steps}: expected at least 1")
-    params = params or Params.read()
-    input, output = Path(input), Path(output)
     name, settings = params.model(recipe)
     engine = params.engine(recipe)
     schema = read_schema(input)
@@ -53,12 +62,10 @@ def profile(
     if getattr(model, "observes_first", False):
         observe(model, batches)
     engine = prepare(model, batches, None, engine)
-    output.mkdir(parents=True, exist_ok=True)
-    with atomic_path(output / "trace.json") as trace:
-        found = profile_training(model, batches, engine, steps, trace)
-    record = {"recipe": recipe, "model": name, "precision": engine.precision, **asdict(found)}
-    write_json(output / "profile.json", record)
-    _show(record, output)
+    with claim.replaced() as folder:
+        found = profile_training(model, batches, engine, steps, folder / "trace.json")
+        record = {"recipe": recipe, "model": name, "precision": engine.precision, **asdict(found)}
+        write_json(folder / "profile.json", record)
     return record
 
 

@@ -1,18 +1,22 @@
 """Stage: feature Parquet → a trained model."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
-from core import gpu
-from core.artifacts import digest, read_json, write_json
+from core import gpu, kinds
+from core.artifacts import digest, read_json
 from core.console import say
 from core.errors import UserError
+from core.outputs import Claim, claimed, unlist_absent
 from core.settings import Settings
+from core.sums import CHECKSUM, Contents, read_manifest, sums_of, write_manifest
+from pipeline.feature_folder import VIEW_OF, open_features
 from pipeline.params import Params
 from pipeline.protocols import session_evaluation
 from training.engine_settings import EngineSettings
 
-MODEL_FILE, WEIGHTS_FILE = "model.json", "model.safetensors"
+MODEL_FILE, WEIGHTS_FILE, HISTORY_FILE = "model.json", "model.safetensors", "history.csv"
 
 
 def train(
@@ -21,6 +25,7 @@ def train(
     output: str | Path,
     params: Params | None = None,
     model: Any = None,
+    claim: Claim | None = None,
 ) -> dict[str, Any]:
     """Trains the recipe's model on the features in ``input``.
 
@@ -30,6 +35,7 @@ def train(
 
     Args:
         model: one of the recipe's kind to train further; None: a fresh one.
+        claim: of ``output``, where the caller has it.
 
     Returns:
         What ``model.json`` holds, and what no two runs have in common: ``samples_per_second`` of
@@ -41,27 +47,56 @@ def train(
     params = params or Params.read()
     engine = params.engine(recipe)
     device = hardware.resolve_device(engine.device)
-    with ranks.joined(device, engine.process_timeout_minutes):
-        return _train(recipe, Path(input), Path(output), params, engine, model)
+    with (
+        ranks.joined(device, engine.process_timeout_minutes),
+        contextlib.ExitStack() as held,
+        open_features(input).watched() as features,
+    ):
+        # Of several processes the first one writes.
+        folder = ranks.on_first(lambda: _claimed(held, claim, output, input))
+        record, result = _train(recipe, features, Path(folder), params, engine, model)
+        best = f", best at step {result.best_step:,}: {_metrics(result.metrics)}"
+        say(
+            f"train: {result.steps:,} steps in {result.seconds:.0f} s "
+            f"({result.samples_per_second:,.0f} rows/s){best if result.metrics else ''} → {output}"
+        )
+        return {**record, "samples_per_second": result.samples_per_second}
+
+
+def _claimed(
+    held: contextlib.ExitStack, claim: Claim | None, output: str | Path, input: str | Path
+) -> str:
+    """Claims the output, unless the caller has, and clears what vouched for it; its path."""
+    claim = claim or held.enter_context(claimed(output, kinds.MODEL, [input]))
+    claim.remove(MODEL_FILE)
+    claim.add(MODEL_FILE, WEIGHTS_FILE, HISTORY_FILE)
+    return str(claim.folder)
 
 
 def _train(
-    recipe: str, input: Path, output: Path, params: Params, engine: EngineSettings, model: Any
-) -> dict[str, Any]:
-    """What each process does; the first one alone prints and writes."""
+    recipe: str,
+    features: Contents,
+    output: Path,
+    params: Params,
+    engine: EngineSettings,
+    model: Any,
+) -> tuple[dict[str, Any], Any]:
+    """What each process does; the first one alone prints and writes.
+
+    Returns:
+        What ``model.json`` holds, and the :class:`~training.run.FitResult`.
+    """
     from training.distributed import ranks
     from training.engine import fit
     from training.sessions.evaluation import validation_settings
     from training.sessions.fitting import fit_session_model
     from training.tables.storage import tables_in
 
+    input = features.folder
     name, settings = params.model(recipe)
     schema = read_schema(input)
     judged_by = session_evaluation(params, input) if recipe == "sessions" else None
-    ranks.on_first(lambda: (output / MODEL_FILE).unlink(missing_ok=True))
     scratch = output if engine.tables_out_of_core else None
-    if scratch and ranks.world_size() > 1:
-        scratch = scratch / f"process-{ranks.rank()}"
     if model is None:
         with tables_in(scratch):
             model = build(recipe, name, schema, settings, engine.seed)
@@ -79,11 +114,7 @@ def _train(
         smaller += ", or set ranking.train.tables_out_of_core to true"
     with tables_in(scratch), gpu.named_shortage("training", smaller):
         result = learn(model, training, valid, engine, output, identity=identity)
-    best = f", best at step {result.best_step:,}: {_metrics(result.metrics)}" if valid else ""
-    say(
-        f"train: {result.steps:,} steps in {result.seconds:.0f} s "
-        f"({result.samples_per_second:,.0f} rows/s){best} → {output}"
-    )
+    features.confirm()
     record = {
         "recipe": recipe,
         "model": name,
@@ -99,8 +130,15 @@ def _train(
             "valid": result.metrics,
         },
     }
-    ranks.on_first(lambda: write_json(output / MODEL_FILE, record))
-    return {**record, "samples_per_second": result.samples_per_second}
+    ranks.on_first(lambda: _write_record(output, record))
+    return record, result
+
+
+def _write_record(output: Path, record: dict[str, Any]) -> None:
+    """Writes ``model.json``, which vouches for the weights and the history."""
+    sums = sums_of(output, (WEIGHTS_FILE, HISTORY_FILE))
+    write_manifest(output / MODEL_FILE, record, sums)
+    unlist_absent(output)
 
 
 def _metrics(metrics: dict[str, float]) -> str:
@@ -169,7 +207,10 @@ def model_columns(recipe: str, model: Any, schema: Any) -> list[str]:
 
 def features_identity(features: str | Path) -> str:
     """What the features were made from and what they hold, as one hash."""
-    return digest(Path(features) / "plan.json", Path(features) / "manifest.json")
+    features = Path(features)
+    record = read_manifest(features / "manifest.json")
+    of_older = digest(features / "plan.json", features / "manifest.json")
+    return record.get(VIEW_OF) or record.get(CHECKSUM) or of_older
 
 
 def read_schema(features: Path) -> Any:

@@ -7,9 +7,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from core.artifacts import write_json
+from core import kinds
+from core.artifacts import write_json, write_text
 from core.console import say, table
 from core.errors import UserError
+from core.metrics_output import claimed_metrics
+from core.outputs import claimed
 from core.settings import merge
 from pipeline.compare.plan import Entry, entries, suitable
 from pipeline.compare.settings import CompareSettings
@@ -65,20 +68,28 @@ def windows(
             "sessions.evaluate.protocol: leave_one_out cuts the end of each session, daily windows "
             "cut by day; set it to per_step or last_item"
         )
-    raw, output = Path(raw), Path(output)
-    counts = days.sessions_by_day(raw)
-    train_days = params.section("sessions.preprocess").split.train_days
-    candidates = days.test_days(counts, settings.first_test_day, train_days)
-    points = list(_points(raw, output, params, candidates))
-    if not points:
-        raise UserError(
-            f"{raw}: no day leaves sessions to train on, to validate on and to test; look at "
-            "sessions.preprocess.sessions (min_length, drop_repeats, min_item_support)"
-        )
-    tested = dict.fromkeys(point.day for point in points)
-    report = {"days": {str(day): counts[day] for day in tested}, "entries": _means(points)}
-    write_json(metrics, report)
-    _plot(points, report, Path(plots))
+    raw = Path(raw)
+    inputs = [raw, output]
+    with (
+        claimed(output, kinds.WINDOWS, [raw]) as claim,
+        claimed_metrics(
+            metrics, plots, kinds.WINDOW_PLOTS, inputs, ("days", "entries")
+        ) as report_to,
+    ):
+        claim.add()
+        counts = days.sessions_by_day(raw)
+        train_days = params.section("sessions.preprocess").split.train_days
+        candidates = days.test_days(counts, settings.first_test_day, train_days)
+        points = list(_points(raw, claim.folder, params, candidates))
+        if not points:
+            raise UserError(
+                f"{raw}: no day leaves sessions to train on, to validate on and to test; look at "
+                "sessions.preprocess.sessions (min_length, drop_repeats, min_item_support)"
+            )
+        tested = dict.fromkeys(point.day for point in points)
+        report = {"days": {str(day): counts[day] for day in tested}, "entries": _means(points)}
+        report_to.publish(report, lambda folder: _plot(points, report, folder))
+    _show(points, report)
     say(f"windows: {len(tested)} window(s) → {metrics}, {plots}")
     return report
 
@@ -201,18 +212,28 @@ def _plot(points: list[Point], report: dict[str, Any], folder: Path) -> None:
         for day, metrics in found["by_day"].items()
     ]
     write_json(folder / "by_day.json", by_day)
-    names = [name for name in HEADLINES["sessions"] if name in by_day[0]]
-    names = names or [name for name in by_day[0] if "@" in name]
+    header, rows = _table(report)
+    lines = ["| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]]
+    write_text(folder / "tables.md", f"{_title(points)}\n\n" + "\n".join(lines) + "\n")
+
+
+def _show(points: list[Point], report: dict[str, Any]) -> None:
+    table(_title(points), *_table(report))
+
+
+def _table(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the means."""
+    measured = next(
+        found["mean"] for modes in report["entries"].values() for found in modes.values()
+    )
+    names = [name for name in HEADLINES["sessions"] if name in measured]
+    names = names or [name for name in measured if "@" in name]
     rows = [
         [name, mode, *(_number(found["mean"][metric]) for metric in names)]
         for name, modes in report["entries"].items()
         for mode, found in modes.items()
     ]
-    title = _title(points)
-    header = ["entry", "mode", *names]
-    lines = ["| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]]
-    (folder / "tables.md").write_text(f"{title}\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
-    table(title, header, rows)
+    return ["entry", "mode", *names], rows
 
 
 def _title(points: list[Point]) -> str:

@@ -8,16 +8,21 @@ import polars as pl
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from core import kinds
 from core.artifacts import parquet_files, read_json, write_json, write_parquet
 from core.console import say
 from core.errors import UserError
+from core.outputs import claimed
 from core.settings import merge
+from core.sums import files_below, sums_of, write_manifest
 from pipeline import held_out
+from pipeline.feature_folder import VIEW_OF, open_features
 from pipeline.params import Params
 from pipeline.preprocess import MANIFEST, PLAN, SCHEMA, STATE, plan_of, raw_manifest
 from pipeline.sessionize import SESSION, TIME
 from pipeline.splits import DAY, EmptySplit
 from pipeline.stages.preprocess import preprocess
+from pipeline.stages.train import features_identity
 
 DONE = "view.json"
 
@@ -84,7 +89,8 @@ def window_features(raw: Path, features: Path, params: Params) -> None:
     try:
         preprocess("sessions", raw, features, params)
     except EmptySplit:
-        shutil.rmtree(features)
+        with claimed(features, kinds.FEATURES) as claim:
+            claim.discard()
         raise
 
 
@@ -100,23 +106,29 @@ def newest(features: Path, since: int, view: Path) -> Path | None:
     """
     identity = {"since": since, "plan": read_json(features / PLAN)}
     if not (view / DONE).is_file() or read_json(view / DONE) != identity:
-        shutil.rmtree(view, ignore_errors=True)
-        for folder in ("valid", STATE):
-            for file in sorted((features / folder).rglob("*")):
-                if file.is_file():
-                    target = view / file.relative_to(features)
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    held_out.link(file, target)
-        for part in parquet_files(features / "train"):
-            table = pq.read_table(part)
-            start = table["start"].cast("timestamp[ms]").cast("int64")
-            table = table.filter(pc.greater_equal(start, since))
-            if table.num_rows:
-                write_parquet(view / "train" / part.name, table)
-        for name in (PLAN, MANIFEST, SCHEMA):
-            shutil.copyfile(features / name, view / name)
-        write_json(view / DONE, identity)
+        with claimed(view, kinds.VIEW, [features]) as claim, claim.replaced() as folder:
+            _fill_view(features, since, folder)
+            write_json(folder / DONE, identity)
     return view if any((view / "train").glob("*.parquet")) else None
+
+
+def _fill_view(features: Path, since: int, view: Path) -> None:
+    for folder in ("valid", STATE):
+        for name in files_below(features / folder):
+            target = view / folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            held_out.link(features / folder / name, target)
+    for part in parquet_files(features / "train"):
+        table = pq.read_table(part)
+        start = table["start"].cast("timestamp[ms]").cast("int64")
+        table = table.filter(pc.greater_equal(start, since))
+        if table.num_rows:
+            write_parquet(view / "train" / part.name, table)
+    for name in (PLAN, SCHEMA):
+        shutil.copyfile(features / name, view / name)
+    manifest = open_features(features).record
+    sums = sums_of(view, files_below(view))
+    write_manifest(view / MANIFEST, {**manifest, VIEW_OF: features_identity(features)}, sums)
 
 
 def bounds(features: Path) -> dict[str, Any]:

@@ -1,14 +1,15 @@
 """A model of one window: from scratch as a comparison's run, or trained further."""
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core import kinds
 from core.artifacts import digest, read_json, write_json
 from core.errors import UserError
+from core.outputs import claimed, unlist_absent
 from pipeline.compare.plan import Entry
-from pipeline.compare.run import MADE_OF, RESULT, Runs, run
+from pipeline.compare.run import MADE_OF, RESULT, Runs, remove_checkpoints, run, start
 from pipeline.compare.settings import CompareSettings
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.train import (
@@ -67,15 +68,18 @@ def trained_further(window: Window, entry: Entry, seed: int, before: Judged) -> 
         "before": digest(before.folder / WEIGHTS_FILE, before.folder / MODEL_FILE),
     }
     if not _is_done(folder, made_of):
-        _start(folder, made_of)
-        model_folder = folder / "model"
-        _train_further(window, entry, seed, before, model_folder)
-        place = folder / "test"
-        params = entry.of_seed(seed)
-        evaluate("sessions", window.features, model_folder, place / RESULT, place, params)
-        shutil.rmtree(model_folder / "checkpoints", ignore_errors=True)
-        found = read_json(place / RESULT)
-        write_json(folder / RESULT, {name: v for name, v in found.items() if "@" in name})
+        with claimed(folder, kinds.RUN, [window.features]) as claim:
+            start(claim, made_of)
+            claim.add(RESULT)
+            model_folder = folder / "model"
+            _train_further(window, entry, seed, before, model_folder)
+            place = folder / "test"
+            params = entry.of_seed(seed)
+            evaluate("sessions", window.features, model_folder, place / RESULT, place, params)
+            remove_checkpoints(folder)
+            found = read_json(place / RESULT)
+            write_json(folder / RESULT, {name: v for name, v in found.items() if "@" in name})
+            unlist_absent(folder)
     return Judged(folder / "model", window.features, read_json(folder / RESULT))
 
 
@@ -102,10 +106,3 @@ def _train_further(window: Window, entry: Entry, seed: int, before: Judged, outp
 
 def _is_done(folder: Path, made_of: dict[str, Any]) -> bool:
     return (folder / RESULT).is_file() and read_json(folder / MADE_OF) == made_of
-
-
-def _start(folder: Path, made_of: dict[str, Any]) -> None:
-    if (folder / MADE_OF).is_file() and read_json(folder / MADE_OF) != made_of:
-        shutil.rmtree(folder)
-    (folder / RESULT).unlink(missing_ok=True)
-    write_json(folder / MADE_OF, made_of)

@@ -3,12 +3,12 @@
 import contextlib
 import contextvars
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 
+from core.artifacts import temporary_path
 from core.errors import UserError
 
 Allocate = Callable[[str, tuple[int, ...]], torch.Tensor]
@@ -44,16 +44,22 @@ class MappedFiles:
         if not elements:
             return torch.zeros(shape)
         self.folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=self.folder, prefix=f".{name}-") as file:
+        # Named as weights that are being written: what a killed process leaves is removed as such.
+        path = temporary_path(self.folder / "model.safetensors")
+        with open(path, "xb") as file:
             try:
                 # A page that found no room on the disk later would end the process.
                 os.posix_fallocate(file.fileno(), 0, 4 * elements)
+                flat = torch.from_file(
+                    str(path), shared=True, size=elements, dtype=torch.float32
+                )
             except OSError as error:
                 raise UserError(
                     f"{self.folder}: no room for {4 * elements / 2**30:.1f} GiB of embedding "
                     f"tables ({error.strerror}); free some, or move the output to a larger disk"
                 ) from None
-            flat = torch.from_file(file.name, shared=True, size=elements, dtype=torch.float32)
+            finally:
+                path.unlink()
         return flat.view(shape)
 
 
