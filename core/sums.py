@@ -160,9 +160,9 @@ class Contents:
             )
         try:
             self.record = read_manifest(self.manifest, required)
-        except UserError:
+        except UserError as error:
             self.confirm()
-            raise
+            raise UserError(f"{error}; run 'merlin-pipeline {made_by}' again") from None
         self.confirm()
         self.files: Sums | None = self.record.get(FILES)
 

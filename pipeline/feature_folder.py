@@ -1,8 +1,10 @@
 """A folder of features, as the stages after preprocess read it."""
 
 from pathlib import Path
+from typing import Any
 
-from core.sums import Contents
+from core.artifacts import digest
+from core.sums import CHECKSUM, Contents, read_manifest
 
 MANIFEST, SCHEMA, PLAN = "manifest.json", "schema.json", "plan.json"
 VIEW_OF = "view_of"
@@ -20,3 +22,29 @@ def open_features(features: str | Path) -> Contents:
     for name in (SCHEMA, PLAN):
         contents.check(name)
     return contents
+
+
+def features_identity(features: str | Path) -> str:
+    """What the features were made from and what they hold, as one hash."""
+    features = Path(features)
+    record = read_manifest(features / MANIFEST)
+    known = record.get(VIEW_OF) or record.get(CHECKSUM)
+    return known or digest(features / PLAN, features / MANIFEST)
+
+
+def read_schema(features: str | Path, contents: Contents | None = None) -> Any:
+    """The schema of a features folder.
+
+    Args:
+        contents: of the folder, where it is open already, or where another manifest than that of
+            the features vouches for it.
+
+    Raises:
+        UserError: no preprocess finished there, or a file is altered or no schema.
+        Replaced: the folder was replaced meanwhile.
+    """
+    from core import schemas
+
+    contents = contents or Contents(features, MANIFEST, "preprocess", links=True)
+    with contents.watched():
+        return schemas.read_schema(contents.check(SCHEMA))

@@ -1,52 +1,105 @@
 """Raw logs in, predictions out, from an exported bundle alone."""
 
+import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow.compute as pc
+from pydantic import Field
 
-from core.artifacts import atomic_path, read_json, write_parquet
+from core import strict
+from core.artifacts import atomic_path, write_parquet
 from core.console import progress, say
 from core.errors import UserError
 from core.merlin import Workflow
 from core.settings import validate
+from core.strict import Record, checked
+from core.sums import Contents, reading
 from pipeline import preprocess_ranking, sessionize
+from pipeline.feature_folder import SCHEMA, read_schema
 from pipeline.ingest.source import SourceSettings
+from pipeline.model_folder import MODEL_FILE, load_model
 from pipeline.params import settings_class
-from pipeline.stages.export import BUNDLE_FILE
+from pipeline.stages.export import BUNDLE_FILE, STATE
 from pipeline.stages.ingest import ingest, set_aside
-from pipeline.stages.train import load_model, read_schema
 from workflows import ranking as ranking_workflow
 from workflows import sessions as sessions_workflow
 from workflows.ops import spill
-from workflows.state import load_state, saved_schema, stat_operators
+from workflows.state import STATE_FILE, difference, load_state, saved_schema, stat_operators
 
 ROWS_AT_ONCE = 100_000
+MOST_BLOCK_BYTES, LEAST_ROWS_PER_SHARD = 64 << 20, 1000
 SESSIONS_AT_ONCE = 256
 MAX_BAD_FRACTION = SourceSettings().max_bad_fraction
 
 
+class BundleRecord(Record):
+    """What ``bundle.json`` has to hold."""
+
+    recipe: Literal["ranking", "sessions"]
+    preprocess: dict[str, Any]
+    source: dict[str, Any]
+    evaluate: dict[str, Any] = Field(default_factory=dict)
+
+
 class Bundle:
-    """An exported model with the workflow that feeds it."""
+    """An exported model with the workflow that feeds it, all in memory.
+
+    It may be a stranger's: every file is checked against its checksum before it is parsed, every
+    text against a schema, every size against those of the files; no name leads out of the folder.
+
+    Attributes:
+        recipe: ``ranking`` or ``sessions``.
+        schema: of the features.
+        model: with its weights.
+        preprocess, source: the settings of the workflow and of the log.
+        evaluation: what of the settings ``sessions.evaluate`` says which items are recommended;
+            None for ``ranking``.
+        workflow: the one that made the training features, with its fitted state.
+
+    Raises:
+        UserError: there is no bundle, an older version made it, or something in it is altered or
+            not what ``export`` writes; naming the file and the key.
+    """
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
-        if not (self.folder / BUNDLE_FILE).is_file():
-            raise UserError(
-                f"{folder}: no {BUNDLE_FILE} there; make it by 'merlin-pipeline export'"
+        reading(self._load)
+
+    def _load(self) -> None:
+        with Contents(self.folder, BUNDLE_FILE, "export", required=True).watched() as contents:
+            path = contents.manifest
+            record = checked(BundleRecord, contents.record, path)
+            self.recipe = record.recipe
+            self.preprocess = self._settings("preprocess", record.preprocess)
+            self.source = _source(self._settings("source", record.source))
+            self.evaluation = None
+            if self.recipe == "sessions":
+                self.evaluation = self._settings("evaluate", record.evaluate)
+            self.schema = read_schema(self.folder, contents)
+            # Mapped files have no place in a bundle, which may be on a medium that is only read.
+            scratch = tempfile.gettempdir()
+            self.model, about = load_model(
+                self.folder, self.schema, contents=contents, scratch=scratch
             )
-        self.record = read_json(self.folder / BUNDLE_FILE)
-        self.recipe = self.record["recipe"]
-        self.schema = read_schema(self.folder)
-        self.model, _ = load_model(self.folder, self.schema)
-        preprocessing = settings_class(f"{self.recipe}.preprocess")
-        self.preprocess = preprocessing(**self.record["preprocess"])
-        self.source = settings_class(f"{self.recipe}.source")(**self.record["source"])
+            if about["recipe"] != self.recipe:
+                raise UserError(
+                    f"{self.folder / MODEL_FILE}: recipe: {about['recipe']!r}, but {path} says "
+                    f"{self.recipe!r}"
+                )
+            self.workflow = self._workflow(contents)
+            if self.recipe == "sessions":
+                self._order_items()
+
+    def _settings(self, block: str, given: dict[str, Any]) -> Any:
+        """The settings of a block as ``bundle.json`` has them."""
+        kind = settings_class(f"{self.recipe}.{block}")
+        return strict.settings(kind, given, f"{self.folder / BUNDLE_FILE}: {block}")
 
     def source_with(self, max_bad_fraction: float) -> Any:
         """How its logs are read, for one that may hold this share of bad lines.
@@ -54,29 +107,81 @@ class Bundle:
         Raises:
             UserError: the share is not one.
         """
-        given = {**self.record["source"], "max_bad_fraction": max_bad_fraction}
+        given = {**self.source.model_dump(), "max_bad_fraction": max_bad_fraction}
         return validate(type(self.source), given, f"{self.recipe}.source")
 
-    def evaluation(self) -> Any:
-        """What of the settings ``sessions.evaluate`` says which items are recommended."""
-        # An older bundle holds none: it goes by how the sessions were preprocessed.
-        before = {"drop_repeats": self.preprocess.sessions.drop_repeats}
-        return settings_class("sessions.evaluate")(**self.record.get("evaluate", before))
-
-    def workflow(self) -> Workflow:
-        """The workflow that made the training features, with its fitted state."""
-        inputs = saved_schema(self.folder / "state", "input")
+    def _workflow(self, contents: Contents) -> Workflow:
+        """The workflow with its state, which fits the settings and the features' schema."""
+        state = self.folder / STATE
+        inputs = saved_schema(state, "input", contents)
+        where = f"{state / STATE_FILE}: schemas.input"
         if self.recipe == "ranking":
-            workflow = ranking_workflow.build(self.preprocess.workflow)
-        else:
-            workflow = sessions_workflow.build(self.preprocess.workflow, inputs.column_names)
-        return load_state(workflow, self.folder / "state", inputs)
+            expected = ranking_workflow.raw_schema(self.preprocess.workflow).column_names
+            other = sorted({*inputs.column_names} ^ {*expected})
+            if other:
+                raise UserError(
+                    f"{where}: its columns and those of the workflow's settings differ in {other[0]!r}"
+                )
+        try:
+            if self.recipe == "ranking":
+                workflow = ranking_workflow.build(self.preprocess.workflow)
+            else:
+                workflow = sessions_workflow.build(self.preprocess.workflow, inputs.column_names)
+        except (ValueError, TypeError, LookupError) as error:
+            raise UserError(f"{where}: no workflow can be built for it ({error})") from error
+        load_state(workflow, state, inputs, contents)
+        fault = difference(workflow.output_schema, self.schema)
+        if fault:
+            raise UserError(f"{self.folder / SCHEMA}: does not fit {state / STATE_FILE}: {fault}")
+        return workflow
+
+    def _order_items(self) -> None:
+        """Sets the items' vocabulary, and their order by frequency; lets go of the counts."""
+        coded = (op for op in stat_operators(self.workflow) if "item_id" in _coded(op))
+        self.encoder = next(coded, None)
+        if self.encoder is None:
+            raise UserError(
+                f"{self.folder / STATE / STATE_FILE}: operators: none has a vocabulary of item_id"
+            )
+        self.frequent_items = by_frequency(self.encoder)
+        self.encoder.counts = {}
 
     def require(self, recipe: str, command: str) -> None:
         if self.recipe != recipe:
             raise UserError(
                 f"{self.folder}: a bundle of '{self.recipe}'; {command} needs '{recipe}'"
             )
+
+
+def _source(settings: Any) -> Any:
+    """Settings of a log within what this machine has, whatever machine they are from."""
+    return settings.model_copy(
+        update={
+            "path": None,
+            "workers": min(settings.workers, os.cpu_count() or 1),
+            "block_bytes": min(settings.block_bytes, MOST_BLOCK_BYTES),
+            "rows_per_shard": max(settings.rows_per_shard, LEAST_ROWS_PER_SHARD),
+        }
+    )
+
+
+def check_finite(scores: np.ndarray, of: Callable[[int], str], bundle: str | Path) -> None:
+    """Checks that scores are finite numbers.
+
+    Args:
+        of: what the first score that is none is of, by its number among the rows.
+
+    Raises:
+        UserError: they are not; nothing is written then.
+    """
+    wrong = ~np.isfinite(scores)
+    if wrong.any():
+        first = int(np.flatnonzero(wrong)[0])
+        raise UserError(
+            f"{bundle}: {int(wrong.sum()):,} of {len(scores):,} scores are no finite numbers, the "
+            f"first that of {of(first)}; nothing was written. Check the values of that row in the "
+            "log, and where the bundle is from"
+        )
 
 
 def check_name(output: str | Path) -> None:
@@ -116,20 +221,18 @@ def score(
     check_name(output)
     loaded = Bundle(bundle)
     loaded.require("ranking", "score")
-    workflow = loaded.workflow()
     with tempfile.TemporaryDirectory() as scratch:
         source = loaded.source_with(max_bad_fraction).without_labels()
         manifest = ingest("ranking", source, input, Path(scratch) / "raw", quiet=True)
-        frames = list(_probabilities(loaded, workflow, Path(scratch) / "raw", manifest))
-    scored = pl.DataFrame({"probability": np.concatenate(frames)}).with_row_index("row")
+        found = np.concatenate(list(_probabilities(loaded, Path(scratch) / "raw", manifest)))
+    check_finite(found, lambda row: f"row {row:,}", bundle)
+    scored = pl.DataFrame({"probability": found}).with_row_index("row")
     write_table(scored, output)
     say(f"score: {', '.join([f'{len(scored):,} rows', *set_aside(manifest)])} → {output}")
     return scored
 
 
-def _probabilities(
-    loaded: Bundle, workflow: Workflow, raw: Path, manifest: dict[str, Any]
-) -> Iterator[np.ndarray]:
+def _probabilities(loaded: Bundle, raw: Path, manifest: dict[str, Any]) -> Iterator[np.ndarray]:
     import torch
 
     read = preprocess_ranking.RowReader(
@@ -141,7 +244,7 @@ def _probabilities(
                 last = min(shard["rows"], first + ROWS_AT_ONCE)
                 path = str(raw / shard["file"])
                 rows = read((path, first, last), "test")
-                frame = workflow.transform(rows)
+                frame = loaded.workflow.transform(rows)
                 names = loaded.model.input_names
                 inputs = {name: torch.from_numpy(frame[name].to_numpy()) for name in names}
                 with torch.inference_mode():
@@ -183,9 +286,8 @@ def recommend(
         raise UserError(f"k: expected an integer of at least 1, got {k}")
     loaded = Bundle(bundle)
     loaded.require("sessions", "recommend")
-    workflow = loaded.workflow()
-    encoder = next(op for op in stat_operators(workflow) if "item_id" in _coded(op))
-    k = min(k, len(encoder.vocabulary["item_id"]))
+    workflow = loaded.workflow
+    k = min(k, len(loaded.encoder.vocabulary["item_id"]))
     owner = "session_id" if loaded.source.session_gap_minutes is None else "user_id"
     with tempfile.TemporaryDirectory() as scratch:
         source = needed_columns(loaded.source_with(max_bad_fraction), workflow)
@@ -196,7 +298,7 @@ def recommend(
     if loaded.preprocess.sessions.drop_repeats:
         events = events.filter(~sessionize.repeats())
     sessions = workflow.transform(sessionize.to_pandas(events.to_arrow()))
-    recommended = pl.concat(_lists(loaded, encoder, sessions, k))
+    recommended = pl.concat(_lists(loaded, sessions, k))
     if owner == "user_id":
         users = events.select("session_id", "user_id").unique()
         recommended = users.join(recommended, on="session_id", maintain_order="right")
@@ -208,11 +310,11 @@ def recommend(
     return recommended
 
 
-def _lists(loaded: Bundle, encoder: Any, sessions: pd.DataFrame, k: int) -> Iterator[pl.DataFrame]:
+def _lists(loaded: Bundle, sessions: pd.DataFrame, k: int) -> Iterator[pl.DataFrame]:
     """``session_id``, ``rank``, ``item_id`` and ``score``, some sessions at a time."""
-    items, first_code = encoder.vocabulary["item_id"], encoder.first_value("item_id")
+    items, first_code = loaded.encoder.vocabulary["item_id"], loaded.encoder.first_value("item_id")
     unknown = np.full(loaded.model.num_items, -np.inf, np.float32)
-    unknown[first_code + by_frequency(encoder)] = -np.arange(len(items))
+    unknown[first_code + loaded.frequent_items] = -np.arange(len(items))
     with progress("recommending", len(sessions), "sessions") as advance:
         for first in range(0, len(sessions), SESSIONS_AT_ONCE):
             chunk = sessions.iloc[first : first + SESSIONS_AT_ONCE]
@@ -233,8 +335,8 @@ def _lists(loaded: Bundle, encoder: Any, sessions: pd.DataFrame, k: int) -> Iter
 def by_frequency(encoder: Any) -> np.ndarray:
     """Positions in the vocabulary of items, those seen most often in training first.
 
-    Without counts, as in an older bundle, they are in the order of codes, which is that of
-    frequency unless the vocabulary grew.
+    Without counts they are in the order of codes, which is that of frequency unless the vocabulary
+    grew.
     """
     items = encoder.vocabulary["item_id"]
     seen = np.zeros(len(items), np.int64)
@@ -312,7 +414,7 @@ def _next_items(
 
     from training.sessions import ragged
 
-    model, evaluation = loaded.model, loaded.evaluation()
+    model, evaluation = loaded.model, loaded.evaluation
     sessions = _known_events(loaded, chunk, evaluation.drop_repeats)
     items = sessions.columns[model.item].long()
     known = sessions.lengths > 0
@@ -321,7 +423,13 @@ def _next_items(
     with torch.inference_mode():
         if len(steps):
             windows = ragged.windows_through(sessions, steps, model.max_length)
-            scores[known] = model.scores(ragged.pad(sessions, windows)).float()
+            found = model.scores(ragged.pad(sessions, windows)).float()
+            kept = found[:, ragged.FIRST_ITEM :].isfinite().all(1).numpy()
+            ids = chunk["session_id"].to_numpy()[known.numpy()]
+            check_finite(
+                np.where(kept, 0.0, np.nan), lambda n: f"session {ids[n]!r}", loaded.folder
+            )
+            scores[known] = found
         # As training/sessions/evaluation.py leaves them out, over the whole session.
         if evaluation.exclude_seen:
             scores[sessions.session_of_event(), items] = -torch.inf

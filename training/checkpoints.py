@@ -14,13 +14,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import nn
 
 from core import console
 from core.artifacts import remove_partials
 from core.errors import UserError
 from core.outputs import list_files
-from core.tensors import Pieces, TensorFile, write_tensors
+from core.strict import ClosedRecord, Record, checked, parse
+from core.tensors import CHUNK_BYTES, Pieces, TensorFile, write_tensors
 from training.columns import column_rows, input_columns
 
 Tensors = Mapping[str, torch.Tensor]
@@ -48,7 +50,18 @@ def load(path: Path) -> Checkpoint:
     """
     file = TensorFile(path)
     file.check(required=True)
-    return Checkpoint(file, json.loads(file.metadata["state"]))
+    state = parse(file.metadata.get("state", "null"), f"{path}: state")
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: state: expected a JSON object")
+    return Checkpoint(file, state)
+
+
+class Resumable(Record):
+    """What the state of a checkpoint holds that can be gone on from, as far as it is chosen by."""
+
+    fingerprint: dict[str, Any]
+    finished: bool = False
+    best_step: int | None = None
 
 
 class CheckpointFolder:
@@ -95,12 +108,13 @@ class CheckpointFolder:
         for file in sorted(self.folder.glob("step-*.safetensors"), reverse=True):
             try:
                 checkpoint = load(file)
+                found = checked(Resumable, checkpoint.state, f"{file}: state")
             except UserError as error:
                 console.say(f"{error}; trying the checkpoint before it")
                 continue
-            made_of = checkpoint.state["fingerprint"]
-            fault = other_columns(made_of.get("columns"), fingerprint.get("columns"))
-            if fault and not checkpoint.state["finished"]:
+            made_of = found.fingerprint
+            fault = _other_columns(made_of, fingerprint)
+            if fault and not found.finished:
                 raise UserError(
                     f"{file}: of an unfinished training on features of another schema: {fault}. "
                     f"Train into another folder, or delete {self.folder} to train afresh"
@@ -122,9 +136,19 @@ class CheckpointFolder:
 def _best_step(file: Path) -> int | None:
     """The best step that a resumable checkpoint refers to; its tensors are not read."""
     try:
-        return json.loads(TensorFile(file).metadata.get("state", "{}")).get("best_step")
+        state = parse(TensorFile(file).metadata.get("state", "{}"), file)
+        return checked(Resumable, state, file).best_step
     except UserError:
         return None
+
+
+def _other_columns(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """How the columns of two fingerprints differ; empty if nothing is known of them."""
+    try:
+        written = checked(WeightColumns, old.get("columns"), "columns")
+    except UserError:
+        return ""
+    return other_columns(written.model_dump(), new.get("columns"))
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> str:
@@ -252,29 +276,62 @@ def save_weights(path: Path, model: nn.Module) -> None:
     write_tensors(path, model.state_dict(), {"columns": json.dumps(columns)})
 
 
-def load_weights(path: Path, model: nn.Module) -> None:
+class WeightColumns(ClosedRecord):
+    """What the header of weights says of the columns that they are for."""
+
+    read: list[str] | None = None
+    rows: dict[str, int] = Field(default_factory=dict)
+
+
+def load_weights(path: Path, model: nn.Module, verified: bool = False) -> None:
     """Reads weights that :func:`save_weights` wrote.
 
+    Args:
+        verified: whether the bytes were checked against a manifest just now.
+
     Raises:
-        UserError: the file is damaged, or its weights are for other columns, other sizes of their
-            tables, or another model, naming the first of them.
+        UserError: the file is damaged or has no checksum; its weights are for other columns, other
+            sizes of their tables, or another model, naming the first of them; one is not finite.
     """
     file = TensorFile(path)
-    file.check()
-    written = json.loads(file.metadata.get("columns", "{}"))
-    expected = {"read": input_columns(model), "rows": column_rows(model)}
-    fault = other_columns(written, expected)
+    if not (verified and file.has_checksum):
+        file.check(required=True)
+    columns = parse(file.metadata.get("columns", "{}"), f"{path}: columns")
+    written = checked(WeightColumns, columns, f"{path}: columns")
+    fault = ""
+    if written.model_fields_set:
+        expected = {"read": input_columns(model), "rows": column_rows(model)}
+        fault = other_columns(written.model_dump(), expected)
     if not fault:
         shapes = {name: file.shape(name) for name in file}
         if hasattr(model, "make_room"):  # some of its buffers are as long as training made them
             model.make_room(shapes)
-        own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-        fault = differences(shapes, own)
+        own = model.state_dict()
+        fault = differences(shapes, {name: tuple(tensor.shape) for name, tensor in own.items()})
+    if not fault:
+        kinds = {name: str(file.dtype(name)) for name in file}
+        fault = differences(kinds, {name: str(tensor.dtype) for name, tensor in own.items()})
     if not fault:
         _fill_model(model, file, "")
-        fault = model.state_fault() if hasattr(model, "state_fault") else ""
+        fault = _value_fault(model)
     if fault:
         raise UserError(f"{path}: not the weights of this model and schema: {fault}")
+
+
+@torch.no_grad()
+def _value_fault(model: nn.Module) -> str:
+    """What is wrong with the values of a model's weights; empty if nothing is."""
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point():
+            rows = max(1, len(tensor) * CHUNK_BYTES // max(1, tensor.nbytes)) if tensor.dim() else 1
+            pieces = tensor.split(rows) if tensor.dim() else [tensor]
+            if not all(bool(piece.isfinite().all()) for piece in pieces):
+                return f"{name} holds values that are no finite numbers"
+    for module in model.modules():
+        fault = module.state_fault() if hasattr(module, "state_fault") else ""
+        if fault:
+            return fault
+    return ""
 
 
 def other_columns(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> str:

@@ -6,7 +6,7 @@ treated alike.
 
 import itertools
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_serializer, model_validator
 
@@ -25,7 +25,13 @@ from workflows.ops import (
 from workflows.ops.fill_clip import Clip, FillMissing, LogOp
 
 Kind = Literal["categorical", "continuous"]
+VectorWidth = Annotated[int, Field(ge=1, le=65_536)]
+"""Numbers of a vector: each becomes a column."""
 CATEGORICAL_OPTIONS = ("freq_threshold", "max_size", "num_buckets")
+
+
+MOST_BUCKETS = 1 << 30
+"""Codes are 32-bit integers."""
 
 
 class ColumnSettings(Settings):
@@ -35,7 +41,7 @@ class ColumnSettings(Settings):
     """Categorical: a value seen fewer times in training gets an out-of-vocabulary code."""
     max_size: int | None = Field(None, ge=0)
     """Categorical: most codes, the reserved ones included; 0 means no cap."""
-    num_buckets: int | None = Field(None, ge=1)
+    num_buckets: int | None = Field(None, ge=1, le=MOST_BUCKETS)
     """Categorical: codes that out-of-vocabulary values share, by a hash of the value."""
     missing: float | Literal["median"] | None = None
     """Continuous: what a missing value becomes; median: that of the training rows."""
@@ -76,7 +82,7 @@ class CrossSettings(Settings):
 
     columns: tuple[str, ...] = Field(min_length=2)
     """The columns that are combined."""
-    buckets: int = Field(100_000, ge=2)
+    buckets: int = Field(100_000, ge=2, le=MOST_BUCKETS)
     """Codes that the combinations are hashed to."""
 
 
@@ -111,6 +117,9 @@ class VocabularySettings(Settings):
         few = [name for name, buckets in value.items() if buckets < 2]
         if few:
             raise ValueError(f"hashing.{few[0]} needs at least 2 codes")
+        many = [name for name, buckets in value.items() if buckets > MOST_BUCKETS]
+        if many:
+            raise ValueError(f"hashing.{many[0]} has at most {MOST_BUCKETS:,} codes")
         return value
 
     def check_columns(self, kinds: Mapping[str, Kind]) -> None:

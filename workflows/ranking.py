@@ -12,8 +12,10 @@ from pydantic import Field, model_validator
 from core.merlin import ColumnSchema, Schema, Tags, Workflow, ops
 from workflows.columns import (
     CATEGORICAL_OPTIONS,
+    MOST_BUCKETS,
     ColumnSettings,
     Kind,
+    VectorWidth,
     VocabularySettings,
     buckets,
     category_codes,
@@ -51,7 +53,7 @@ class RankingWorkflowSettings(VocabularySettings):
     """Columns of numbers, the dense ones."""
     categorical: tuple[str, ...] = CATEGORICAL
     """Columns of ids or texts."""
-    vectors: dict[str, int] = Field(default_factory=dict)
+    vectors: dict[str, VectorWidth] = Field(default_factory=dict)
     """Columns of ``source.columns.vectors`` (text or image embeddings) and their widths: passed on
     as they are, as one dense column a dimension, ``NAME_0`` and on; a missing vector is all zeros.
     """
@@ -59,7 +61,7 @@ class RankingWorkflowSettings(VocabularySettings):
     """A value seen fewer times than this in the training rows gets an out-of-vocabulary code."""
     max_size: int = Field(0, ge=0)
     """Most codes a column may have, the reserved ones included; 0 means no cap."""
-    num_buckets: int = Field(1, ge=1)
+    num_buckets: int = Field(1, ge=1, le=MOST_BUCKETS)
     """Codes that a column's out-of-vocabulary values share, by a hash of the value."""
     missing_indicators: bool = False
     """Adds a 0/1 column for each dense column, saying where it was blank."""
@@ -125,9 +127,6 @@ class RankingWorkflowSettings(VocabularySettings):
         Raises:
             ValueError: a column is named as two things, or there is none.
         """
-        for name, width in self.vectors.items():
-            if width < 1:
-                raise ValueError(f"vectors.{name}: expected a width of at least 1")
         names = [*self.labels, *self.continuous, *self.categorical, *self.vectors]
         twice = {name for name in names if names.count(name) > 1 or name == TRAINING}
         if twice:

@@ -9,6 +9,7 @@ from core.merlin import Tags, Workflow, ops
 from workflows.columns import (
     ColumnSettings,
     Kind,
+    VectorWidth,
     VocabularySettings,
     buckets,
     category_codes,
@@ -37,7 +38,7 @@ class SessionsWorkflowSettings(VocabularySettings):
     has it; missing values become the mean."""
     log_columns: tuple[str, ...] = ("price",)
     """Those of ``continuous`` to which log(1 + x) is applied first (not for values below zero)."""
-    vectors: dict[str, int] = Field(default_factory=dict)
+    vectors: dict[str, VectorWidth] = Field(default_factory=dict)
     """Columns of ``source.vectors`` (text or image embeddings) and their widths: passed on as they
     are, as one list column a dimension, ``NAME_0`` and on; a missing vector is all zeros."""
     item_freq_threshold: int = Field(1, ge=1)
@@ -52,9 +53,6 @@ class SessionsWorkflowSettings(VocabularySettings):
         kinds: dict[str, Kind] = dict.fromkeys(self.categorical, "categorical")
         kinds |= dict.fromkeys(self.continuous, "continuous")
         self.check_columns(kinds)
-        for name, width in self.vectors.items():
-            if width < 1:
-                raise ValueError(f"vectors.{name}: expected a width of at least 1")
         names = [*self.categorical, *self.continuous, *self.vectors]
         twice = {name for name in names if names.count(name) > 1 or name in (ITEM, *KEYS)}
         if twice:

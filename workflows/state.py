@@ -62,6 +62,8 @@ def save_state(workflow: Workflow, folder: str | Path) -> None:
         name = operator_folder(number, op)
         (folder / name).mkdir(parents=True, exist_ok=True)
         state = op.save_state(folder / name)
+        if not any((folder / name).iterdir()):
+            (folder / name).rmdir()  # All of its state is in the JSON.
         saved.append({"folder": name, "operator": type(op).__name__, "state": state})
     schemas = {"input": workflow.input_schema, "output": workflow.output_schema}
     written = {name: schema_to_json(schema) for name, schema in schemas.items()}

@@ -1,17 +1,22 @@
 """Stage: a trained model and its workflow → a bundle that scores or recommends on raw logs."""
 
 import shutil
-from pathlib import Path
+from collections.abc import Iterable
+from pathlib import Path, PurePath
 from typing import Any
 
 from core import kinds
-from core.artifacts import read_json, write_json
+from core.artifacts import read_json
 from core.console import say
-from core.outputs import claimed
+from core.errors import UserError
+from core.outputs import Claim, claimed
+from core.sums import Contents, Sums, files_below, reading, sum_of, write_manifest
+from pipeline.feature_folder import MANIFEST, PLAN, SCHEMA, open_features, read_schema
+from pipeline.model_folder import MODEL_FILE, WEIGHTS_FILE, load_model, open_model
 from pipeline.params import Params
-from pipeline.stages.train import MODEL_FILE, WEIGHTS_FILE, load_model, read_schema
 
-BUNDLE_FILE = "bundle.json"
+BUNDLE_FILE, STATE = "bundle.json", "state"
+COUNTS_OF_ITEMS = "counts.item_id.parquet"
 FILTERS = {"drop_repeats", "exclude_last_item", "exclude_seen"}
 """The settings ``sessions.evaluate`` that say what is recommended, not how it is measured."""
 
@@ -44,27 +49,68 @@ def export(
             wrong.
     """
     features, model = Path(features), Path(model)
-    load_model(model, read_schema(features), features)  # what cannot be loaded is not exported
-    with claimed(output, kinds.BUNDLE, [features, model]) as claim, claim.replaced() as folder:
-        for name in (MODEL_FILE, WEIGHTS_FILE):
-            shutil.copyfile(model / name, folder / name)
-        for name in ("schema.json", "manifest.json"):
-            shutil.copyfile(features / name, folder / name)
-        # The counts serve to extend a vocabulary, not to apply it.
-        shutil.copytree(
-            features / "state", folder / "state", ignore=shutil.ignore_patterns("counts.*")
-        )
-        if recipe == "sessions":
-            # Those of the items also say what a session of unknown items is recommended.
-            for counts in (features / "state").glob("*/counts.item_id.parquet"):
-                shutil.copyfile(counts, folder / counts.relative_to(features))
-        plan = read_json(features / "plan.json")
-        source = read_json(features / "manifest.json")["source"]
-        record = {"recipe": recipe, "preprocess": plan["settings"], "source": source}
-        if recipe == "sessions":
-            judged_by = (params or Params.read()).section("sessions.evaluate")
-            record["evaluate"] = judged_by.model_dump(mode="json", include=FILTERS)
-        write_json(folder / BUNDLE_FILE, record)
+    with claimed(output, kinds.BUNDLE, [features, model]) as claim:
+        record = reading(lambda: _written(claim, recipe, features, model, params))
     size = sum(path.stat().st_size for path in Path(output).rglob("*") if path.is_file())
     say(f"export: {size / 1e6:.1f} MB → {output}")
     return record
+
+
+def _written(
+    claim: Claim, recipe: str, features: Path, model: Path, params: Params | None
+) -> dict[str, Any]:
+    """Writes the bundle; what ``bundle.json`` holds."""
+    with open_features(features).watched() as made, open_model(model).watched() as trained:
+        # What cannot be loaded is not exported.
+        load_model(model, read_schema(features, made), features)
+        record = _record(recipe, made, params)
+        with claim.replaced() as folder:
+            sums = _copied(trained, (MODEL_FILE, WEIGHTS_FILE), folder)
+            sums |= _copied(made, (SCHEMA, MANIFEST, *_state_files(recipe, made)), folder)
+            made.confirm()
+            trained.confirm()
+            return write_manifest(folder / BUNDLE_FILE, record, sums)
+
+
+def _record(recipe: str, features: Contents, params: Params | None) -> dict[str, Any]:
+    """The settings that a bundle holds."""
+    plan = read_json(features.check(PLAN))
+    record = {
+        "recipe": recipe,
+        "preprocess": plan["settings"],
+        "source": features.record["source"],
+    }
+    if recipe == "sessions":
+        judged_by = (params or Params.read()).section("sessions.evaluate")
+        record["evaluate"] = judged_by.model_dump(mode="json", include=FILTERS)
+    return record
+
+
+def _state_files(recipe: str, features: Contents) -> list[str]:
+    """Names of the files of the workflow's state that apply it."""
+    names = features.files
+    if names is None:  # of an older version
+        names = [f"{STATE}/{name}" for name in files_below(features.folder / STATE)]
+    names = [name for name in names if PurePath(name).parts[0] == STATE]
+    # Counts serve to extend a vocabulary, not to apply it; those of the items also say what a
+    # session of unknown items is recommended.
+    kept = COUNTS_OF_ITEMS if recipe == "sessions" else None
+    return [n for n in names if not PurePath(n).match("counts.*") or PurePath(n).name == kept]
+
+
+def _copied(contents: Contents, names: Iterable[str], folder: Path) -> Sums:
+    """Copies files; the sums of the copies, which are those that were written."""
+    sums: Sums = {}
+    for name in names:
+        source, target = contents.folder / name, folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            shutil.copyfile(source, target)
+        except FileNotFoundError:
+            raise UserError(
+                f"{source}: is not there; run 'merlin-pipeline {contents.made_by}' again"
+            ) from None
+        sums[name] = sum_of(target)
+        if contents.files is not None and contents.files.get(name, sums[name]) != sums[name]:
+            contents.check(name)  # says what is wrong with it
+    return sums

@@ -5,18 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from core import gpu, kinds
-from core.artifacts import digest, read_json
+from core.artifacts import read_json
 from core.console import say
 from core.errors import UserError
 from core.outputs import Claim, claimed, unlist_absent
-from core.settings import Settings
-from core.sums import CHECKSUM, Contents, read_manifest, sums_of, write_manifest
-from pipeline.feature_folder import VIEW_OF, open_features
+from core.sums import Contents, sums_of, write_manifest
+from pipeline.feature_folder import features_identity, open_features, read_schema
+from pipeline.model_folder import HISTORY_FILE, MODEL_FILE, WEIGHTS_FILE, build
+from pipeline.model_folder import load_model as load_model
 from pipeline.params import Params
 from pipeline.protocols import session_evaluation
 from training.engine_settings import EngineSettings
-
-MODEL_FILE, WEIGHTS_FILE, HISTORY_FILE = "model.json", "model.safetensors", "history.csv"
 
 
 def train(
@@ -145,16 +144,6 @@ def _metrics(metrics: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if value is not None)
 
 
-def build(recipe: str, name: str, schema: Any, settings: Settings, seed: int) -> Any:
-    """The untrained model; its initial weights come from ``seed``."""
-    from training import interactions, ranking, sessions
-    from training.engine import seed_all
-
-    seed_all(seed)
-    families = {"ranking": ranking, "sessions": sessions, "interactions": interactions}
-    return families[recipe].build(name, schema, settings)
-
-
 def splits(
     recipe: str, model: Any, schema: Any, features: Path, engine: EngineSettings
 ) -> tuple[Any, Any]:
@@ -203,56 +192,3 @@ def rows_of(features: Path, split: str) -> int:
 def model_columns(recipe: str, model: Any, schema: Any) -> list[str]:
     """The feature columns that the model reads; a click model reads all of them."""
     return schema.column_names if recipe == "ranking" else list(model.columns)
-
-
-def features_identity(features: str | Path) -> str:
-    """What the features were made from and what they hold, as one hash."""
-    features = Path(features)
-    record = read_manifest(features / "manifest.json")
-    of_older = digest(features / "plan.json", features / "manifest.json")
-    return record.get(VIEW_OF) or record.get(CHECKSUM) or of_older
-
-
-def read_schema(features: Path) -> Any:
-    """The schema of a features folder; a folder that is not whole is a UserError."""
-    from core.merlin import schema_from_json
-
-    if not (features / "manifest.json").is_file():
-        raise UserError(
-            f"{features}: no manifest.json there; this is not the output of a finished "
-            "preprocess. Run 'merlin-pipeline preprocess' first"
-        )
-    return schema_from_json((features / "schema.json").read_text(encoding="utf-8"))
-
-
-def load_model(
-    folder: str | Path, schema: Any, features: str | Path | None = None
-) -> tuple[Any, dict[str, Any]]:
-    """A trained model with its weights, and what ``model.json`` says of it.
-
-    Raises:
-        UserError: there is none, or it was trained on other features than ``features``.
-    """
-    from pipeline.params import settings_class
-    from training.checkpoints import load_weights
-    from training.tables.storage import tables_in
-
-    folder = Path(folder)
-    if not (folder / MODEL_FILE).is_file():
-        raise UserError(
-            f"{folder}: no {MODEL_FILE} there; this is not the output of a finished training. "
-            "Run 'merlin-pipeline train' first"
-        )
-    record = read_json(folder / MODEL_FILE)
-    if features is not None and record["features"] != features_identity(features):
-        raise UserError(
-            f"{folder}: this model was trained on other features than {features} holds: its codes "
-            "would mean other values. Run 'merlin-pipeline train' on these features first"
-        )
-    recipe, name = record["recipe"], record["model"]
-    settings = settings_class(f"{recipe}.{name}")(**record["settings"])
-    with tables_in(folder if record["train"]["tables_out_of_core"] else None):
-        model = build(recipe, name, schema, settings, record["train"]["seed"])
-    load_weights(folder / WEIGHTS_FILE, model)
-    model.eval()
-    return model, record

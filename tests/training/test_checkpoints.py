@@ -159,13 +159,25 @@ def test_a_tied_table_is_stored_once_and_stays_tied(tmp_path):
     assert loaded.item.weight is loaded.again.weight is loaded.output.weight
 
 
-def test_weights_that_plain_safetensors_wrote_are_read(tmp_path):
+def test_weights_without_a_checksum_are_refused(tmp_path):
     from safetensors.torch import save_file
 
-    saved, loaded = nn.Linear(3, 2), nn.Linear(3, 2)
-    save_file(dict(saved.state_dict()), tmp_path / "model.safetensors")
-    checkpoints.load_weights(tmp_path / "model.safetensors", loaded)
-    assert torch.equal(loaded.weight, saved.weight)
+    path = tmp_path / "model.safetensors"
+    save_file(dict(nn.Linear(3, 2).state_dict()), path)
+    with pytest.raises(UserError, match=r"model\.safetensors: altered .* no checksum"):
+        checkpoints.load_weights(path, nn.Linear(3, 2))
+    with pytest.raises(UserError, match=r"model\.safetensors: altered .* no checksum"):
+        checkpoints.load_weights(path, nn.Linear(3, 2), verified=True)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_finite_numbers_are_refused(tmp_path, value):
+    model = nn.Linear(3, 2)
+    with torch.no_grad():
+        model.weight[1, 2] = value
+    checkpoints.save_weights(tmp_path / "model.safetensors", model)
+    with pytest.raises(UserError, match="weight holds values that are no finite numbers"):
+        checkpoints.load_weights(tmp_path / "model.safetensors", nn.Linear(3, 2))
 
 
 def test_altered_weights_are_not_loaded(tmp_path):

@@ -20,6 +20,8 @@ from training.model_settings import ModelSettings
 from training.ranking.click_model import ClickModel, click_target
 from training.ranking.settings import ClickSettings
 
+MOST_MEMBERS = 64
+
 
 class MemberSettings(Settings):
     """One model of several."""
@@ -41,6 +43,7 @@ class EnsembleSettings(ModelSettings):
             MemberSettings(model="wide_and_deep"),
         ),
         min_length=2,
+        max_length=MOST_MEMBERS,
     )
     """Which models; one that stands there twice is trained twice."""
 

@@ -25,6 +25,8 @@ class CountingModel(SessionModel):
 
     learns_by_gradient = False
     sized_by_data: ClassVar[tuple[str, ...]] = ()
+    any_sign: ClassVar[tuple[str, ...]] = ()
+    """State that may be negative: times."""
     counts: torch.Tensor
 
     def __init__(self, schema: Schema, settings: Settings, max_length: int):
@@ -59,7 +61,12 @@ class CountingModel(SessionModel):
 
     def state_fault(self) -> str:
         """What is wrong with a state that was read, which another program may have written."""
-        return ""
+        negative = [
+            name
+            for name, tensor in self.state_dict().items()
+            if name not in self.any_sign and tensor.numel() and tensor.min() < 0
+        ]
+        return f"{negative[0]} holds values below 0" if negative else ""
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *more: Any) -> None:
         self.make_room({n.removeprefix(prefix): tuple(t.shape) for n, t in state_dict.items()})

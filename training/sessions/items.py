@@ -87,6 +87,17 @@ class ItemVectors(nn.Module):
             self.get_buffer(f"sums_{name}").index_add_(0, items, values)
             self.get_buffer(f"events_{name}").index_add_(0, items, torch.ones_like(values))
 
+    def state_fault(self) -> str:
+        """What is wrong with a state that was read; empty if nothing is."""
+        for name, table in self.features.items():
+            codes = self.get_buffer(f"codes_{name}")
+            if codes.min() < 0 or codes.max() >= len(table.weight):
+                return f"codes_{name} holds codes outside of 0 to {len(table.weight) - 1}"
+        for name in self.directions:
+            if self.get_buffer(f"events_{name}").min() < 0:
+                return f"events_{name} holds values below 0"
+        return ""
+
     def forward(self, items: torch.Tensor) -> torch.Tensor:
         """Item codes of any shape → the vectors that events are read as, ``(…, d_model)``."""
         return self._with_features(self.inputs[self.item](items), items)

@@ -104,9 +104,9 @@ class PairModel(CountingModel):
         """See :meth:`CountingModel.state_fault`."""
         if len(self.partners) != len(self.strengths):
             return "its partners and strengths differ in number"
-        return offsets_fault(self.offsets.numpy(), len(self.partners)) or items_fault(
-            self.partners.numpy(), self.num_items
-        )
+        fault = offsets_fault(self.offsets.numpy(), len(self.partners))
+        fault = fault or items_fault(self.partners.numpy(), self.num_items)
+        return fault or super().state_fault()
 
 
 def _blocks(

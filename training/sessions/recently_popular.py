@@ -18,6 +18,7 @@ class RecentlyPopular(CountingModel):
     """
 
     observed = (START,)
+    any_sign = ("latest",)
     recent: torch.Tensor
     latest: torch.Tensor
 

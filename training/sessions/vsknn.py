@@ -42,6 +42,7 @@ class VSkNN(CountingModel):
 
     observed = (START,)
     sized_by_data = ("session_items", "session_offsets", "session_starts")
+    any_sign = ("session_starts",)
     session_items: torch.Tensor
     session_offsets: torch.Tensor
     session_starts: torch.Tensor
@@ -137,7 +138,8 @@ class VSkNN(CountingModel):
         items, offsets, starts = self._kept()
         if len(starts) != len(offsets) - 1:
             return "its sessions and their starts differ in number"
-        return offsets_fault(offsets, len(items)) or items_fault(items, self.num_items)
+        fault = offsets_fault(offsets, len(items)) or items_fault(items, self.num_items)
+        return fault or super().state_fault()
 
 
 def _without_repeats(sessions: Observed, num_items: int) -> Observed:
