@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -10,25 +9,34 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from core.streams import Lenient
+
 SECONDS_BETWEEN_LINES = 5.0
 SHARE_BETWEEN_LINES = 0.2
 """Where no bar can be drawn, a line comes after this many seconds and this share of the time so
 far: a long run does not fill the log."""
 
+_stdout, _stderr = Lenient("stdout"), Lenient("stderr")
 # A log file has no width of its own; 80 columns would break tables into pieces.
-_WIDTH = None if sys.stdout.isatty() else 120
+_WIDTH = None if _stdout.isatty() else 120
 
-out = Console(highlight=False, soft_wrap=True, width=_WIDTH)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(file=_stdout, highlight=False, soft_wrap=True, width=_WIDTH)
+err = Console(file=_stderr, stderr=True, highlight=False, soft_wrap=True)
 
 
-def only_the_first_speaks() -> None:
-    """Of several processes that ``torchrun`` started, all but the first show nothing."""
-    if int(os.environ.get("RANK", 0)):
+def silence_other_ranks() -> None:
+    """Silences all but the first of several processes that ``torchrun`` started."""
+    if _number("RANK", 0):
         out.quiet = err.quiet = True
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if _number("WORLD_SIZE", 1) > 1:
         # Advice that torch's C++ gives in each of them; read when torch is first imported.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+
+def _number(variable: str, default: int) -> int:
+    """The number in an environment variable; ``default`` where it is something else."""
+    text = os.environ.get(variable, "")
+    return int(text) if text.isdecimal() else default
 
 
 def say(text: str) -> None:

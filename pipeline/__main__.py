@@ -1,343 +1,45 @@
-"""The command line: ``merlin-pipeline STAGE``, one subcommand a stage, each usable on its own."""
+"""The entry of the command line: ``merlin-pipeline STAGE`` or ``python -m pipeline STAGE``.
 
-import argparse
-import errno
+Its import is quick: signals are handled, and standard streams are usable, before anything heavy is
+loaded. The subcommands are in :mod:`pipeline.command_line`.
+"""
+
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-from core import console
-from core.errors import UserError
-from core.settings import Settings
-from pipeline import layout
-from pipeline.arguments import Stages, add_path, add_stage, read_params
-from pipeline.compare.command import add_compare
-from pipeline.ingest.source import SourceSettings
-from pipeline.params import READ_RECIPES, RECIPES, SECTIONS
-from pipeline.windows.command import add_windows
-
-INTERRUPTED = 130
+from core import failures, signals, streams
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one subcommand; returns the exit status."""
-    parser = make_parser()
-    options = parser.parse_args(arguments)
-    console.only_the_first_speaks()
+    """Runs one subcommand; returns the exit status.
+
+    Args:
+        arguments: None: those of this process, which ends afterwards.
+    """
+    with signals.handled(last=arguments is None):
+        try:
+            return _run(arguments)
+        except KeyboardInterrupt as error:  # while an error was shown
+            return signals.status(getattr(error, "number", signals.signal.SIGINT))
+        finally:
+            signals.done()
+            streams.finish()
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    command = failures.Command()
     try:
-        options.run(options)
-    except UserError as error:
-        console.fail(str(error))
-        return 1
-    except KeyboardInterrupt:
-        console.fail("interrupted; the same command goes on from what is finished")
-        return INTERRUPTED
-    except OSError as error:
-        console.fail(explain(error))
-        return 1
-    return 0
+        streams.prepare()
+        from pipeline import command_line
 
-
-def explain(error: OSError) -> str:
-    """What the machine refused, as a person needs it."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space left" in str(error)
-    place = error.filename2 or error.filename
-    where = f"{place}: " if place else ""
-    if full:
-        return f"{where}no room left on the disk; free some, then give the same command again"
-    return f"{where}{error.strerror or error}"
-
-
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="merlin-pipeline",
-        description="From raw click and session logs to evaluated recommenders, stage by stage.",
-        epilog="Settings come from params.yaml (if there is one here), --settings and --set. "
-        "'merlin-pipeline settings' lists them all.",
-    )
-    stages = parser.add_subparsers(title="stages", required=True, metavar="STAGE")
-    _generate(stages)
-    _ingest(stages)
-    _preprocess(stages)
-    _inspect(stages)
-    _train(stages)
-    _profile(stages)
-    _evaluate(stages)
-    add_compare(stages)
-    add_windows(stages)
-    _export(stages)
-    _apply(stages)
-    _tools(stages)
-    return parser
-
-
-def _generate(stages: Stages) -> None:
-    def run(options: argparse.Namespace) -> None:
-        from pipeline.stages.generate import generate
-
-        params = read_params(options)
-        output = options.output or layout.folder(options.recipe, "generated")
-        systems = options.recipe not in RECIPES
-        section = options.recipe if systems else f"{options.recipe}.generate"
-        generate(options.recipe, params.section(section), output)
-
-    stage = add_stage(
-        stages,
-        "generate",
-        "write a synthetic log whose best possible score is known",
-        run,
-        recipes=(*RECIPES, "random", "trace"),
-    )
-    add_path(stage, "--output", "folder to write", "data/RECIPE/generated")
-
-
-def _ingest(stages: Stages) -> None:
-    def run(options: argparse.Namespace) -> None:
-        from pipeline.stages.ingest import ingest
-
-        settings = read_params(options).section(f"{options.recipe}.source")
-        source = (
-            options.input or settings.path or layout.folder(options.recipe, "generated") / "log"
-        )
-        ingest(
-            options.recipe, settings, source, options.output or layout.folder(options.recipe, "raw")
-        )
-
-    stage = add_stage(
-        stages, "ingest", "read raw logs into typed, checked Parquet", run, recipes=READ_RECIPES
-    )
-    stage.add_argument(
-        "--input",
-        metavar="PATH",
-        nargs="+",
-        help="file, folder or glob (default: source.path, else data/RECIPE/generated/log)",
-    )
-    add_path(stage, "--output", "folder to write", "data/RECIPE/raw")
-
-
-def _preprocess(stages: Stages) -> None:
-    def run(options: argparse.Namespace) -> None:
-        from pipeline.stages.preprocess import preprocess
-
-        raw = options.input or layout.folder(options.recipe, "raw")
-        output = options.output or layout.folder(options.recipe, "features")
-        preprocess(options.recipe, raw, output, read_params(options), options.grow)
-
-    stage = add_stage(
-        stages,
-        "preprocess",
-        "fit an NVTabular workflow on the training split, apply it",
-        run,
-        recipes=READ_RECIPES,
-    )
-    add_path(stage, "--input", "folder that ingest wrote", "data/RECIPE/raw")
-    add_path(stage, "--output", "folder to write", "data/RECIPE/features")
-    stage.add_argument(
-        "--grow",
-        action="store_true",
-        help="add the input to the features that are in --output",
-    )
-
-
-def _inspect(stages: Stages) -> None:
-    def run(options: argparse.Namespace) -> None:
-        from pipeline.stages.inspect import inspect
-
-        inspect(
-            options.recipe,
-            options.raw or layout.folder(options.recipe, "raw"),
-            options.features or layout.folder(options.recipe, "features"),
-            options.output or layout.metrics_file(f"{options.recipe}-data"),
-            options.plots or layout.plots_folder(f"{options.recipe}-data"),
-        )
-
-    stage = add_stage(
-        stages,
-        "inspect",
-        "report what the data holds, and how it drifts",
-        run,
-        recipes=READ_RECIPES,
-        settings=False,
-    )
-    stage.add_argument(
-        "--raw",
-        type=Path,
-        metavar="PATH",
-        nargs="+",
-        help="folder that ingest wrote; of features that grew all of them, oldest first (default: "
-        "data/RECIPE/raw)",
-    )
-    add_path(stage, "--features", "folder that preprocess wrote", "data/RECIPE/features")
-    add_path(stage, "--output", "JSON file to write", "metrics/RECIPE-data.json")
-    add_path(stage, "--plots", "folder to write", "plots/RECIPE-data")
-
-
-def _train(stages: Stages) -> None:
-    def run(options: argparse.Namespace) -> None:
-        from pipeline.stages.train import train
-
-        features = options.input or layout.folder(options.recipe, "features")
-        output = options.output or layout.folder(options.recipe, "model")
-        train(options.recipe, features, output, read_params(options))
-
-    stage = add_stage(
-        stages, "train", "train the recipe's model on the features", run, recipes=READ_RECIPES
-    )
-    add_path(stage, "--input", "folder that preprocess wrote", "data/RECIPE/features")
-    add_path(stage, "--output", "folder to write", "data/RECIPE/model")
-
-
-def _profile(stages: Stages) -> None:
-    def run(options: argparse.Namespace) -> None:
-        from pipeline.stages.profile import profile
-
-        features = options.input or layout.folder(options.recipe, "features")
-        output = options.output or layout.folder(options.recipe, "profile")
-        profile(options.recipe, features, output, read_params(options), options.steps)
-
-    stage = add_stage(stages, "profile", "show where the time of a training step goes", run)
-    add_path(stage, "--input", "folder that preprocess wrote", "data/RECIPE/features")
-    add_path(stage, "--output", "folder for profile.json and trace.json", "data/RECIPE/profile")
-    stage.add_argument("--steps", type=int, default=100, help="to time (default: 100)")
-
-
-def _evaluate(stages: Stages) -> None:
-    def run(options: argparse.Namespace) -> None:
-        from pipeline.stages.evaluate import evaluate
-
-        evaluate(
-            options.recipe,
-            options.features or layout.folder(options.recipe, "features"),
-            options.model or layout.folder(options.recipe, "model"),
-            options.metrics or layout.metrics_file(options.recipe),
-            options.plots or layout.plots_folder(options.recipe),
-            read_params(options),
-            options.split,
-        )
-
-    stage = add_stage(
-        stages, "evaluate", "measure a trained model on held-out data", run, recipes=READ_RECIPES
-    )
-    add_path(stage, "--features", "folder that preprocess wrote", "data/RECIPE/features")
-    add_path(stage, "--model", "folder that train wrote", "data/RECIPE/model")
-    add_path(stage, "--metrics", "JSON file to write", "metrics/RECIPE.json")
-    add_path(stage, "--plots", "folder to write", "plots/RECIPE")
-    stage.add_argument("--split", choices=("valid", "test"), default="test", help="default: test")
-
-
-def _export(stages: Stages) -> None:
-    def run(options: argparse.Namespace) -> None:
-        from pipeline.stages.export import export
-
-        export(
-            options.recipe,
-            options.features or layout.folder(options.recipe, "features"),
-            options.model or layout.folder(options.recipe, "model"),
-            options.output or layout.folder(options.recipe, "bundle"),
-            read_params(options),
-        )
-
-    stage = add_stage(stages, "export", "put model and workflow into one bundle", run)
-    add_path(stage, "--features", "folder that preprocess wrote", "data/RECIPE/features")
-    add_path(stage, "--model", "folder that train wrote", "data/RECIPE/model")
-    add_path(stage, "--output", "folder to write", "data/RECIPE/bundle")
-
-
-def _apply(stages: Stages) -> None:
-    def score(options: argparse.Namespace) -> None:
-        from pipeline import scoring
-
-        scoring.score(options.bundle, options.input, options.output, options.max_bad_fraction)
-
-    def recommend(options: argparse.Namespace) -> None:
-        from pipeline import scoring
-
-        scoring.recommend(
-            options.bundle, options.input, options.output, options.k, options.max_bad_fraction
-        )
-
-    for name, summary, run, recipe in (
-        ("score", "click probabilities for the rows of a raw click log", score, "ranking"),
-        ("recommend", "next items for the sessions of a raw clickstream", recommend, "sessions"),
-    ):
-        stage = add_stage(stages, name, summary, run, recipes=(), settings=False)
-        default = layout.folder(recipe, "bundle")
-        stage.add_argument(
-            "--bundle", type=Path, metavar="PATH", default=default, help=f"default: {default}"
-        )
-        stage.add_argument("--input", metavar="PATH", required=True, help="file, folder or glob")
-        stage.add_argument(
-            "--output", type=Path, metavar="FILE", required=True, help=".parquet or .csv"
-        )
-        stage.add_argument(
-            "--max-bad-fraction",
-            type=float,
-            metavar="SHARE",
-            default=SourceSettings().max_bad_fraction,
-            help="share of bad lines that are left out before it fails (default: %(default)s)",
-        )
-        if name == "recommend":
-            stage.epilog = (
-                "Where sessions are cut from users' events at pauses, each user gets one list, "
-                "under user_id in place of session_id: for the session of theirs in the input that "
-                "starts last."
-            )
-            stage.add_argument(
-                "-k", type=_at_least_one, default=20, help="most items of a list (default: 20)"
-            )
-
-
-def _at_least_one(text: str) -> int:
-    """The value of an option that counts something."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {text!r}")
-    return int(text)
-
-
-def _tools(stages: Stages) -> None:
-    def report(options: argparse.Namespace) -> None:
-        from pipeline.stages.report import report
-
-        report()
-
-    def use(options: argparse.Namespace) -> None:
-        from pipeline.stages.use import use
-
-        use(options.recipe_file)
-
-    add_stage(stages, "report", "print what the metrics say", report, recipes=(), settings=False)
-    stage = add_stage(
-        stages, "use", "put a recipe's settings into params.yaml", use, recipes=(), settings=False
-    )
-    stage.add_argument("recipe_file", metavar="FILE", help="such as recipes/rees46.yaml")
-    add_stage(
-        stages, "settings", "check all settings; list them with meanings", _settings, recipes=()
-    )
-
-
-def _settings(options: argparse.Namespace) -> None:
-    params = read_params(options)
-    params.check()
-    where = "of cluster and RECIPE.train, where they do not set their own: auto, cpu or cuda"
-    console.say(f"device: {params.tree.get('device') or 'auto'}    # {where}")
-    for name in SECTIONS:
-        if "." not in name and name != "cluster" and name not in params.tree:
-            continue
-        given = params.section(name)
-        console.say(f"{name}:")
-        _describe(given, given.model_dump(mode="json"), "  ")
-
-
-def _describe(given: Settings, values: dict[str, Any], indent: str) -> None:
-    for name, field in type(given).model_fields.items():
-        value = getattr(given, name)
-        if isinstance(value, Settings):
-            console.say(f"{indent}{name}:")
-            _describe(value, values[name], indent + "  ")
-        else:
-            meaning = " ".join((field.description or "").split())
-            console.say(f"{indent}{name}: {values[name]}    # {meaning}")
+        command_line.run(arguments, command)
+        signals.done()
+        return 0
+    except SystemExit:
+        raise
+    except BaseException as error:
+        signals.done()
+        return failures.report(error, command)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,11 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from core import failures
 from pipeline.params import RECIPES, Params
 
 Stages = argparse._SubParsersAction
+TRAIN_MEMORY = "lower RECIPE.train.batch_size or valid_batch_size, or the model's embedding_dim"
 
 
 def add_stage(
@@ -16,12 +18,21 @@ def add_stage(
     run: Callable[[argparse.Namespace], None],
     recipes: Sequence[str] = RECIPES,
     settings: bool = True,
+    module: str = "",
+    interrupted: str = failures.INTERRUPTED,
+    lower: str = failures.Command.lower,
 ) -> argparse.ArgumentParser:
-    """A subcommand with its recipe and its settings, where it has them."""
+    """A subcommand with its recipe and its settings, where it has them.
+
+    Args:
+        module: what ``run`` imports, loaded before anything has begun.
+        interrupted: the message when it was interrupted.
+        lower: what to do where memory is short.
+    """
     stage = stages.add_parser(name, help=summary, description=summary)
-    stage.set_defaults(run=run)
+    stage.set_defaults(stage=name, run=run, module=module, interrupted=interrupted, lower=lower)
     if recipes:
-        stage.add_argument("recipe", choices=recipes, help="which road")
+        stage.add_argument("recipe", choices=recipes, help="the recipe to run")
     if settings:
         stage.add_argument(
             "--settings", metavar="FILE", action="append", help="settings file; later ones win"

@@ -12,6 +12,7 @@ from torch import nn
 
 from core import console
 from core.errors import UserError
+from core.signals import Interrupted
 from training import checkpoints, faults, schedule
 from training.batches import Batch, Batches
 from training.checkpoints import Checkpoint, CheckpointFolder
@@ -92,12 +93,13 @@ class Run:
             self._train()
             if not self._stopped:
                 self._finish()
+                (self._stopped,) = ranks.any_of([self._interrupts.asked])
         if self._stopped:
-            console.say(
+            raise Interrupted(
+                self._interrupts.number,
                 f"interrupted after step {self.progress.step:,}; "
-                "the same command goes on from there"
+                "the same command goes on from there",
             )
-            raise KeyboardInterrupt
 
     def _train(self) -> None:
         step, progress = self.step, self.progress

@@ -3,8 +3,9 @@
 import argparse
 
 from core.errors import UserError
+from core.failures import RESUMES
 from pipeline import layout
-from pipeline.arguments import Stages, add_path, add_stage, read_params
+from pipeline.arguments import TRAIN_MEMORY, Stages, add_path, add_stage, read_params
 
 ABOUT = """
 Trains each entry of RECIPE.compare.entries once with each of RECIPE.compare.seeds on the same
@@ -20,7 +21,13 @@ For example: merlin-pipeline compare ranking --set 'ranking.compare.entries=[dlr
 def add_compare(stages: Stages) -> None:
     """Adds it to the command line."""
     stage = add_stage(
-        stages, "compare", "train several models on the same features and compare them", _run
+        stages,
+        "compare",
+        "train several models on the same features and compare them",
+        _run,
+        module="pipeline.stages.compare",
+        interrupted=RESUMES,
+        lower=TRAIN_MEMORY,
     )
     stage.description, stage.epilog = ABOUT, EXAMPLE
     add_path(stage, "--features", "folder that preprocess wrote", "data/RECIPE/features")

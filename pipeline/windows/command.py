@@ -2,8 +2,9 @@
 
 import argparse
 
+from core.failures import RESUMES
 from pipeline import layout
-from pipeline.arguments import Stages, add_path, add_stage, read_params
+from pipeline.arguments import TRAIN_MEMORY, Stages, add_path, add_stage, read_params
 
 ABOUT = """
 For each day of a raw clickstream: trains on the days before it, judges on it, and writes the means
@@ -24,6 +25,9 @@ def add_windows(stages: Stages) -> None:
         "train up to each day of a clickstream, evaluate on the next",
         _run,
         recipes=("sessions",),
+        module="pipeline.stages.windows",
+        interrupted=RESUMES,
+        lower=TRAIN_MEMORY,
     )
     stage.description, stage.epilog = ABOUT, EXAMPLE
     add_path(stage, "--input", "folder that ingest wrote", "data/sessions/raw")

@@ -102,13 +102,13 @@ def main(runs):
 if __name__ == "__main__":
     from core import console
 
-    console.only_the_first_speaks()
+    console.silence_other_ranks()
     try:
         with ranks.joined("cpu", timeout_minutes=1):
             main(json.loads(sys.argv[1]))
     except (UserError, OSError) as error:
         console.fail(str(error))
         sys.exit(1)
-    except KeyboardInterrupt:
-        console.fail("interrupted")
+    except KeyboardInterrupt as error:
+        console.fail(str(error))
         sys.exit(130)

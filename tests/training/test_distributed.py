@@ -137,7 +137,7 @@ def test_with_batch_normalisation_all_processes_judge_what_is_saved(features, tr
 
 def test_what_four_wrote_goes_on_in_one_and_two(features, trained):
     folder, four, two = trained
-    assert four.returncode != 0 and "interrupted after step 7" in four.stdout
+    assert four.returncode != 0 and "interrupted after step 7" in four.stderr
     assert "resuming at step 7" in two.stdout
     undisturbed = alone(run(features, folder / "whole", **STOPPED))
     resumed = alone(run(features, folder / "four", **STOPPED))

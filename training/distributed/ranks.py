@@ -101,7 +101,7 @@ def joined(device: str, timeout_minutes: float) -> Iterator[None]:
             f"cannot join the other training processes ({_first_line(error)}); start them with "
             "torchrun, and check that its rendezvous address can be reached from every machine"
         ) from None
-    console.only_the_first_speaks()
+    console.silence_other_ranks()
     try:
         yield
     except BaseException as error:
