@@ -14,7 +14,8 @@ from core.artifacts import read_json
 from core.errors import UserError
 
 PART = r"part-\d{5}\.parquet"
-STATE_FILES = r"state/(state\.json|\d\d-[a-z]+/[^/]+\.(parquet|json))"
+STATE_FILES = r"state/(state\.json|\d\d-[a-z]+/([^/]+\.(parquet|json))?)"
+"""Files, and the empty folders of operators that have none."""
 WEIGHTS = r"model\.json|model\.safetensors|history\.csv"
 CHECKPOINT = r"checkpoints/(step|best)-\d{9}\.safetensors"
 OLD_PARTIAL = re.compile(r"\.(.+)\.\d+\.partial")

@@ -171,7 +171,10 @@ def _read(descriptor: int) -> dict[str, Any] | None:
 
 
 def _write(descriptor: int) -> None:
-    command = shlex.join([Path(sys.argv[0] or "python").name, *sys.argv[1:]])
+    program = Path(sys.argv[0] or "python")
+    module = program.name == "__main__.py"
+    start = ["python", "-m", program.parent.name] if module else [program.name]
+    command = shlex.join([*start, *sys.argv[1:]])
     if len(command) > COMMAND_LENGTH:
         command = command[:COMMAND_LENGTH] + " …"
     record = {

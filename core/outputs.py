@@ -231,7 +231,7 @@ def claimed(
     _check_apart(folder, inputs)
     if Path.cwd().is_relative_to(folder):
         raise UserError(f"{folder}: is the folder that this command runs in; name another")
-    nested = any(folder.is_relative_to(held) for held in _held.get())
+    nested = any(held in folder.parents for held in _held.get())
     with _parents(folder), contextlib.ExitStack() as stack:
         if not nested:
             stack.enter_context(locked(folder))
@@ -263,7 +263,7 @@ def claimed_file(
     if file.is_dir():
         raise UserError(f"{file}: is a folder; name a file to write")
     _check_apart(file, inputs)
-    nested = any(file.is_relative_to(held) for held in _held.get())
+    nested = any(held in file.parents for held in _held.get())
     with _parents(file), contextlib.ExitStack() as stack:
         if not nested:
             stack.enter_context(locked(file))
@@ -403,8 +403,10 @@ def _taken_over(folder: Path, kind: Kind) -> Marker:
     plain = not any((folder / name).is_symlink() for name in names)
     for other in (kind, *KINDS):
         if plain and other.wrote_before(folder, names):
-            marker = Marker(other.name, set(names))
+            marker = Marker(other.name, {name for name in names if not name.endswith("/")})
             if other is kind:
+                for empty in set(names) - marker.files:
+                    (folder / empty).rmdir()
                 marker.write(folder)
             return marker
     _refuse(folder, names)

@@ -152,7 +152,9 @@ class Contents:
     ) -> None:
         self.folder, self.made_by, self._links = Path(folder), made_by, links
         self.manifest = self.folder / manifest
-        self._identity = _identity(self.manifest)
+        self._identity = _identity(self.manifest, links)
+        if self._identity is None and os.path.lexists(self.manifest):
+            raise UserError(f"{self.manifest}: is a link, no plain file, or too long")
         if self._identity is None:
             raise UserError(
                 f"{folder}: no {manifest} there; this is not the output of a finished {made_by}. "
@@ -204,7 +206,7 @@ class Contents:
         Raises:
             Replaced: it is not.
         """
-        if _identity(self.manifest) != self._identity:
+        if _identity(self.manifest, self._links) != self._identity:
             raise Replaced(
                 f"{self.folder}: was replaced by another run while it was read; give the same "
                 "command again"
@@ -262,9 +264,13 @@ def _lstat(folder: Path, name: str) -> os.stat_result:
     return found
 
 
-def _identity(manifest: Path) -> bytes | None:
-    """A hash of a manifest's bytes; None where there is none. Equal manifests name equal files."""
+def _identity(manifest: Path, links: bool) -> bytes | None:
+    """A hash of a manifest's bytes; None where there is none that can be read. Equal manifests name
+    equal files."""
     try:
+        status = manifest.stat() if links else manifest.lstat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > LONGEST_MANIFEST:
+            return None
         return hashlib.sha256(manifest.read_bytes()).digest()
     except (FileNotFoundError, NotADirectoryError):
         return None
