@@ -14,22 +14,23 @@ from core import locks
 from core.locks import Busy, lock_file, locked
 
 
-def hold(path, ready, end):
+def hold(path, pipe):
     with locked(path):
-        ready.set()
-        end.wait(30)
+        pipe.send("ready")
+        pipe.poll(60)
 
 
 @pytest.fixture
 def holder(tmp_path):
     context = multiprocessing.get_context("spawn")
-    ready, end = context.Event(), context.Event()
-    process = context.Process(target=hold, args=(tmp_path / "raw", ready, end))
+    here, there = context.Pipe()
+    process = context.Process(target=hold, args=(tmp_path / "raw", there), daemon=True)
     process.start()
-    assert ready.wait(30)
+    assert here.recv() == "ready"
     yield process
-    end.set()
-    process.join()
+    here.close()
+    process.kill()
+    process.join(30)
 
 
 def test_a_second_run_is_refused_at_once_and_told_who_holds_it(tmp_path, holder):
