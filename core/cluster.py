@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 import core.merlin  # noqa: F401  (sets what Dask must be told before it is imported)
-from core import frames, gpu
+from core import frames, gpu, signals
 from core.console import progress
 from core.errors import UserError
 from core.settings import Settings
@@ -19,6 +19,8 @@ REDUCE_WIDTH = 8
 """Results that a worker puts together at once."""
 
 
+SILENT = logging.CRITICAL + 1
+"""A level above that of any record."""
 CONNECT_TIMEOUT = "30s"
 GPU_WORKER_MEMORY = 16 * 2**30
 """Of the host, for each worker with a GPU, at least: Dask ends a worker that takes more than its
@@ -82,7 +84,9 @@ def start(settings: ClusterSettings) -> Iterator[Any]:
     from dask.utils import parse_bytes
     from distributed import Client, LocalCluster
 
-    logging.getLogger("distributed").setLevel(logging.ERROR)
+    # What fails in a task is raised here too; Dask would print each of them with its traceback.
+    for name in ("distributed", "tornado", "asyncio"):
+        logging.getLogger(name).setLevel(SILENT)
     workers = settings.workers or cores()
     memory = parse_bytes(settings.memory_limit)
     # A client that is closed while its workers still say goodbye is no news to the user.
@@ -92,16 +96,19 @@ def start(settings: ClusterSettings) -> Iterator[Any]:
             with _connect(settings.address) as client:
                 yield client
             return
-        options = {"dashboard_address": None, "silence_logs": logging.ERROR}
-        if settings.on_gpus():
-            cluster = _cuda_cluster(settings, options)
-        elif settings.kind == "threads":
-            shape = {"n_workers": 1, "threads_per_worker": workers, "processes": False}
-            cluster = LocalCluster(memory_limit=memory, **shape, **options)
-        else:
-            shape = {"n_workers": workers, "threads_per_worker": 1, "processes": True}
-            cluster = LocalCluster(memory_limit=memory // workers, **shape, **options)
-        with cluster, Client(cluster) as client:
+        options = {"dashboard_address": None, "silence_logs": SILENT}
+        with contextlib.ExitStack() as stack:
+            with signals.kept_from_children():
+                if settings.on_gpus():
+                    cluster = _cuda_cluster(settings, options)
+                elif settings.kind == "threads":
+                    shape = {"n_workers": 1, "threads_per_worker": workers, "processes": False}
+                    cluster = LocalCluster(memory_limit=memory, **shape, **options)
+                else:
+                    shape = {"n_workers": workers, "threads_per_worker": 1, "processes": True}
+                    cluster = LocalCluster(memory_limit=memory // workers, **shape, **options)
+                stack.enter_context(cluster)
+                client = stack.enter_context(Client(cluster))
             yield client
 
 

@@ -18,6 +18,7 @@ import pandas as pd
 import pyarrow as pa
 
 import core.merlin  # noqa: F401  (cuDF has to be adapted before Merlin meets it)
+from core import parquet
 from core.artifacts import atomic_path
 
 Device = Literal["cpu", "cuda"]
@@ -241,7 +242,10 @@ def read_parquet(path: str | Path, columns: list[str], row_groups: list[int]) ->
         "use_pandas_metadata": False,
         "dataset_kwargs": {"partitioning": None},  # a folder called a=b is no column a
     }
-    return rapids().cudf.read_parquet(str(path), columns=columns, row_groups=row_groups, **options)
+    with parquet.reading(path):
+        return rapids().cudf.read_parquet(
+            str(path), columns=columns, row_groups=row_groups, **options
+        )
 
 
 def write_parquet(path: str | Path, frame: Any, row_group: int) -> None:

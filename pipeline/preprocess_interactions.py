@@ -16,6 +16,7 @@ from core import cluster as dask_cluster
 from core.artifacts import write_parquet
 from core.cluster import ClusterSettings
 from core.merlin import Workflow
+from core.parquet import read_frame
 from core.settings import Settings
 from pipeline import splits
 from pipeline.held_out import Settled, can_grow
@@ -138,7 +139,7 @@ def time_bounds(
 
 def deal(shard: Mapping[str, Any], folder: Path, buckets: int) -> None:
     """Writes the ratings of one raw shard to ``folder/<bucket>/<shard>.parquet``, by user."""
-    events = pl.read_parquet(shard["path"])
+    events = read_frame(shard["path"])
     rows = np.arange(shard["first_row"], shard["first_row"] + len(events))
     if BEFORE not in events.columns:
         nothing = {BEFORE: pl.lit(0, pl.Int64), TRAINED: pl.lit(False)}
@@ -156,7 +157,7 @@ def sort_bucket(bucket: int, folder: Path) -> np.ndarray:
     pieces = sorted((folder / f"{bucket:04d}").glob("*.parquet"))
     if not pieces:
         return np.empty(0, np.int64)
-    events = pl.concat([pl.read_parquet(piece) for piece in pieces])
+    events = pl.concat([read_frame(piece) for piece in pieces])
     events = events.sort(USER, TIME, ORDER).drop(ORDER)
     events = events.with_columns(pl.col(BEFORE).max().over(USER))
     write_parquet(_sorted_file(bucket, folder), events.to_arrow())
@@ -172,7 +173,7 @@ def hold_out(
 ) -> tuple[str, int]:
     """Writes the ratings of a bucket that growing needs: those that do not train, and where each
     user's last ones are left out all of the users that have too few."""
-    events = pl.read_parquet(_sorted_file(bucket, folder))
+    events = read_frame(_sorted_file(bucket, folder))
     if bounds is not None:
         kept = events.filter(pl.col(TIME).dt.timestamp("ms") >= bounds["valid_start"])
     else:
@@ -199,7 +200,7 @@ class RatingReader:
     """In time (ms); None leaves the last ratings of each user out."""
 
     def __call__(self, bucket: int, split: str) -> pd.DataFrame:
-        events = pl.read_parquet(_sorted_file(bucket, self.events))
+        events = read_frame(_sorted_file(bucket, self.events))
         chosen = left_out(split) if self.bounds is None else in_time(split, self.bounds)
         events = events.filter(chosen & ~pl.col(TRAINED)).drop(BEFORE, TRAINED)
         return interactions.as_frame(to_pandas(events.to_arrow()), split)

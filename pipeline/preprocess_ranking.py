@@ -15,6 +15,7 @@ from core import frames
 from core.cluster import ClusterSettings
 from core.errors import UserError
 from core.merlin import Workflow
+from core.parquet import read_footer, read_row_groups, reading
 from core.settings import Settings
 from pipeline import splits
 from pipeline.held_out import Settled, can_grow, link
@@ -203,15 +204,15 @@ class RowReader:
 
     def __call__(self, source: tuple[str, int, int], split: str) -> pd.DataFrame:
         path, start, stop = source
-        with pq.ParquetFile(path) as file:
-            groups, first = row_groups(file.metadata, start, stop)
-            table = file.read_row_groups(groups, columns=self.names, use_threads=False)
-        frame = ranking_frame(table.slice(start - first, stop - start), self.settings)
+        groups, first = row_groups(read_footer(path), start, stop)
+        table = read_row_groups(path, groups, self.names)
+        with reading(path):  # a column is missing
+            frame = ranking_frame(table.slice(start - first, stop - start), self.settings)
         return ranking.for_split(frame, split)
 
     def on_device(self, source: tuple[str, int, int], split: str) -> Any:
         path, start, stop = source
-        groups, first = row_groups(pq.read_metadata(path), start, stop)
+        groups, first = row_groups(read_footer(path), start, stop)
         frame = frames.read_parquet(path, self.names, groups)
         return ranking.for_split(frame.iloc[start - first : stop - first], split)
 

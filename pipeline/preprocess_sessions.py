@@ -15,6 +15,7 @@ from core import cluster as dask_cluster
 from core.artifacts import write_parquet
 from core.cluster import ClusterSettings
 from core.merlin import Workflow
+from core.parquet import read_frame
 from core.settings import Settings
 from pipeline import sessionize, splits
 from pipeline.held_out import GOES_ON, Settled, can_grow
@@ -174,7 +175,7 @@ def item_support(
         client, "counting items", sessionize.item_counts, buckets, events, bounds
     )
     if settled is not None:
-        counts.append(pl.read_parquet(settled.path(SUPPORT)))
+        counts.append(read_frame(settled.path(SUPPORT)))
     counts = [counted.cast({"len": pl.Int64}) for counted in counts]
     return pl.concat(counts).group_by(ITEM).sum().sort(ITEM)
 

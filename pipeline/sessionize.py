@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 from core import cluster as dask_cluster
 from core.artifacts import write_parquet
 from core.hashing import mix
+from core.parquet import read_frame
 from core.settings import Settings
 from pipeline.splits import HELD_BACK, LEAVE_OUT_FROM
 
@@ -75,7 +76,7 @@ def deal(shard: Mapping[str, Any], folder: Path, buckets: int) -> None:
     file that tests as a whole: its sessions are never joined with the others') and ``shift``,
     which is added to its session ids.
     """
-    events = pl.read_parquet(shard["path"], use_statistics=False)
+    events = read_frame(shard["path"], use_statistics=False)
     if shard["shift"]:
         events = events.with_columns(pl.col(SESSION) + shard["shift"])
     rows = np.arange(shard["first_row"], shard["first_row"] + len(events))
@@ -97,7 +98,7 @@ def sort_bucket(bucket: int, folder: Path) -> np.ndarray:
     pieces = sorted((folder / f"{bucket:04d}").glob("*.parquet"))
     if not pieces:
         return np.empty((0, 2), np.int64)
-    events = pl.concat([pl.read_parquet(piece) for piece in pieces])
+    events = pl.concat([read_frame(piece) for piece in pieces])
     events = events.sort(GROUP, SESSION, TIME, ORDER)
     keys = [GROUP, SESSION]
     milliseconds = pl.col(TIME).dt.timestamp("ms")
@@ -161,7 +162,7 @@ def hold_out(bucket: int, folder: Path, bounds: Mapping[str, Any], output: Path)
     path = events_file(bucket, output)
     if bounds.get("leave_one_out"):
         return path.name, 0
-    events = pl.read_parquet(events_file(bucket, folder))
+    events = read_frame(events_file(bucket, folder))
     kept = events.filter(pl.col(START) >= bounds["valid_start"]).drop(GROUP, START)
     if len(kept):
         write_parquet(path, kept.to_arrow())
@@ -170,7 +171,7 @@ def hold_out(bucket: int, folder: Path, bounds: Mapping[str, Any], output: Path)
 
 def item_counts(bucket: int, folder: Path, bounds: Mapping[str, Any]) -> pl.DataFrame:
     """Events of each item in the training sessions of one bucket: ``item_id``, ``len``."""
-    events = pl.read_parquet(events_file(bucket, folder))
+    events = read_frame(events_file(bucket, folder))
     return events_of(events, "train", bounds).group_by(ITEM).len()
 
 
@@ -186,7 +187,7 @@ def read_sessions(
 
     ``supported``: the items that training sessions may hold (None: all).
     """
-    events = events_of(pl.read_parquet(events_file(bucket, folder)), split, bounds)
+    events = events_of(read_frame(events_file(bucket, folder)), split, bounds)
     if split == "train" and supported is not None:
         events = events.filter(pl.col(ITEM).is_in(supported.implode()))
     if settings.drop_repeats:

@@ -23,6 +23,7 @@ from core.artifacts import parquet_files
 from core.compiled import compiled
 from core.errors import UserError
 from core.merlin import Schema, Tags, read_ahead_queue, torch_loader
+from core.parquet import read_footer, read_row_groups, reading
 from training import device_table
 from training.device_table import DeviceTable
 
@@ -334,10 +335,7 @@ def _select(schema: Schema, columns: Sequence[str] | None, folder: Path) -> Sche
 
 
 def _footer(file: Path) -> pq.FileMetaData:
-    try:
-        return pq.read_metadata(file)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{file}: not a whole Parquet file ({error}); make it again") from None
+    return read_footer(file)
 
 
 def _footer_bytes(file: Path) -> bytes:
@@ -401,10 +399,9 @@ def _read(groups: Sequence[RowGroup], schema: Schema) -> pa.Table:
     """Row groups as one table, columns in the schema's order."""
     tables = []
     for file, indices in _by_file(groups).items():
-        with pq.ParquetFile(file, memory_map=True) as parquet:
-            table = parquet.read_row_groups(
-                indices, columns=schema.column_names, use_threads=False
-            ).select(schema.column_names)
+        with reading(file):
+            table = read_row_groups(file, indices, schema.column_names, memory_map=True)
+            table = table.select(schema.column_names)
         for name in table.column_names:
             if table.column(name).null_count:
                 raise UserError(f"{file}: column {name} holds nulls; features have none")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from core.parquet import read_frame
 from pipeline.splits import DAY, SPLITS
 
 TIME = "timestamp"
@@ -63,7 +64,7 @@ class RawLog:
             if day is not None and not self.by_date and shard.day != day:
                 continue
             wanted = [column, TIME] if self.by_date and column != TIME else [column]
-            frame = pl.read_parquet(shard.path, columns=wanted, use_statistics=False)
+            frame = read_frame(shard.path, columns=wanted, use_statistics=False)
             yield Chunk(frame[column], self._days(frame, shard), rows_by_split(splits))
 
     def _days(self, frame: pl.DataFrame, shard: Shard) -> np.ndarray:
@@ -104,7 +105,7 @@ def dated_log(shards: list[Shard], splits: list[np.ndarray]) -> RawLog:
     """A log of events with times: its days are dates in UTC."""
     first, last = np.iinfo(np.int64).max, 0
     for shard in shards:
-        times = milliseconds(pl.read_parquet(shard.path, columns=[TIME])[TIME])
+        times = milliseconds(read_frame(shard.path, columns=[TIME])[TIME])
         if len(times):
             first = min(first, int(times.min()) // DAY)
             last = max(last, int(times.max()) // DAY)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from core.parquet import read_frame
 from pipeline.data_report.shards import TIME, Shard, milliseconds
 from pipeline.sessionize import ITEM, SESSION
 from pipeline.splits import LEAVE_OUT_FROM, SPLITS
@@ -44,7 +45,7 @@ def split_ratings(shards: list[Shard], bounds: Mapping[str, Any] | None) -> list
     tests (memory: some 100 bytes a rating)."""
     if bounds is None:
         return _ends(shards, drop_repeats=False, key=USER)
-    times = (pl.read_parquet(shard.path, columns=[TIME])[TIME] for shard in shards)
+    times = (read_frame(shard.path, columns=[TIME])[TIME] for shard in shards)
     return [_between(milliseconds(mine), bounds) for mine in times]
 
 
@@ -52,7 +53,7 @@ def split_ratings(shards: list[Shard], bounds: Mapping[str, Any] | None) -> list
 
 
 def _sessions(shard: Shard, shifts: list[int]) -> pl.DataFrame:
-    events = pl.read_parquet(shard.path, columns=[SESSION, TIME], use_statistics=False)
+    events = read_frame(shard.path, columns=[SESSION, TIME], use_statistics=False)
     tests = pl.lit(shard.tests).alias("tests")
     events = events.with_columns(pl.col(TIME).dt.timestamp("ms"), tests)
     if shifts[shard.log]:
@@ -115,7 +116,7 @@ def _between(start: np.ndarray, bounds: Mapping[str, Any]) -> np.ndarray:
 def _ends(shards: list[Shard], drop_repeats: bool, key: str = SESSION) -> list[np.ndarray]:
     """The last event of each session (or other ``key``) tests, the one before it validates."""
     columns = [key, ITEM, TIME]
-    frames = [pl.read_parquet(s.path, columns=columns, use_statistics=False) for s in shards]
+    frames = [read_frame(s.path, columns=columns, use_statistics=False) for s in shards]
     events = pl.concat(frames).with_columns(pl.Series(TIME, _times(frames))).with_row_index("row")
     events = events.sort(key, TIME, "row")
     if drop_repeats:

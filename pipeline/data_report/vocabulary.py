@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from core.artifacts import read_json
+from core.parquet import read_table
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ def read_vocabulary(state: Path, column: str) -> Vocabulary | None:
     """
     for name in (column, *_groups(state, column)):
         for path in sorted(state.glob(f"*/counts.{name}.parquet")):
-            counted = pq.read_table(path)
+            counted = read_table(path)
             values = counted["value"].combine_chunks()
             counts = counted["count"].combine_chunks().to_numpy()
-            coded = pq.read_table(path.with_name(f"unique.{name}.parquet"))["value"]
+            coded = read_table(path.with_name(f"unique.{name}.parquet"))["value"]
             coded = coded.combine_chunks().cast(values.type)
             mask = np.asarray(pc.is_in(values, coded))
             return Vocabulary(values, counts, len(coded), int(counts[mask].sum()))

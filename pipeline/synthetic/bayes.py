@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from core.errors import UserError
+from core.parquet import read_table
 
 BINS = 1 << 16
 TRUTH_FILE = "truth.parquet"
@@ -82,7 +82,7 @@ def truth_scores(folder: str | Path, first: int = 0, last: int | None = None) ->
     path = Path(folder) / TRUTH_FILE
     if not path.is_file():
         raise UserError(f"{path}: no such file; only generated logs have true probabilities")
-    table = pq.read_table(path)
+    table = read_table(path)
     rows = range(table.num_rows)[first:last]
     if len(rows) == 0:
         raise UserError(f"{path}: holds {table.num_rows} rows, none in [{first}, {last})")

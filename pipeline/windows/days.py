@@ -6,13 +6,13 @@ from typing import Any
 
 import polars as pl
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from core import kinds
 from core.artifacts import parquet_files, read_json, write_json, write_parquet
 from core.console import say
 from core.errors import UserError
 from core.outputs import claimed
+from core.parquet import read_footer, read_table, reading
 from core.settings import merge
 from core.sums import files_below, sums_of, write_manifest
 from pipeline import held_out
@@ -30,9 +30,12 @@ DONE = "view.json"
 def sessions_by_day(raw: Path) -> dict[int, int]:
     """How many sessions start on each day (UTC) that has any; the log's first day is 0."""
     shards = [raw / shard["file"] for shard in raw_manifest(raw)["shards"]]
+    for shard in shards:  # polars does not say which one it cannot read
+        read_footer(shard)
     events = pl.scan_parquet(shards).select(SESSION, day=pl.col(TIME).dt.timestamp("ms") // DAY)
     starts = events.group_by(SESSION).agg(pl.col("day").min())
-    counted = starts.group_by("day").len().sort("day").collect(engine="streaming")
+    with reading(raw):
+        counted = starts.group_by("day").len().sort("day").collect(engine="streaming")
     first = counted["day"].min()
     return {day - first: count for day, count in counted.iter_rows()}
 
@@ -119,7 +122,7 @@ def _fill_view(features: Path, since: int, view: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             held_out.link(features / folder / name, target)
     for part in parquet_files(features / "train"):
-        table = pq.read_table(part)
+        table = read_table(part)
         start = table["start"].cast("timestamp[ms]").cast("int64")
         table = table.filter(pc.greater_equal(start, since))
         if table.num_rows:
