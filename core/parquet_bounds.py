@@ -84,7 +84,8 @@ def _bounds(path: Path, columns: Kinds) -> tuple[int, list[str]]:
 
 
 def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+    text = " ".join(str(error).split())[:200]
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _check(path: Path, file: pq.ParquetFile, columns: Kinds) -> int:

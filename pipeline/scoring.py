@@ -120,7 +120,7 @@ class Bundle:
             other = sorted({*inputs.column_names} ^ {*expected})
             if other:
                 raise UserError(
-                    f"{where}: its columns and those of the workflow's settings differ in {other[0]!r}"
+                    f"{where}: its columns and those of the settings differ in {other[0]!r}"
                 )
         try:
             if self.recipe == "ranking":

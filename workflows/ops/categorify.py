@@ -23,7 +23,7 @@ from workflows.ops.hash_index import ALL_VALID, HashIndex
 from workflows.ops.lookup import ABSENT, ValueLookup
 from workflows.ops.reduction import lies_on_a_gpu, tree_reduce
 from workflows.ops.spill import Counts, CountsFile, Tally
-from workflows.ops.values import as_values, counted_on_device, one_array
+from workflows.ops.values import as_values, cast_to, counted_on_device, one_array
 from workflows.state_files import COUNTS, VALUES, OperatorState, StateFiles
 
 FIRST_VALUE = 3
@@ -227,8 +227,7 @@ class Categorify(ops.Categorify):
             reserved = (NULL, OOV, self.buckets_of(name))
             self._indexes[key].codes(numbers, valid, offset, *reserved, codes)
         else:
-            values = values.cast(vocabulary.type, safe=False)
-            codes[:] = self._encode_text(name, values, vocabulary)
+            codes[:] = self._encode_text(name, cast_to(values, vocabulary.type, name), vocabulary)
 
     def _encode_text(self, name: str, values: pa.Array, vocabulary: pa.Array) -> np.ndarray:
         positions = pc.index_in(values, value_set=vocabulary)
@@ -319,9 +318,9 @@ class Categorify(ops.Categorify):
         files.expect("shared", found.shared, [list(group) for group in self.shared])
         for name in found.columns:
             counts = f"counts.{name}.parquet"
-            if files.has(counts):  # an exported bundle applies vocabularies but cannot extend them
-                self.counts[name] = _loaded_counts(files, counts)
             self.vocabulary[name] = _loaded_vocabulary(files, f"unique.{name}.parquet")
+            if files.has(counts):  # an exported bundle applies vocabularies but cannot extend them
+                self.counts[name] = _loaded_counts(files, counts, self.vocabulary[name].type)
         self._indexes.clear()
         self.fitted = True
 
@@ -350,9 +349,9 @@ def _loaded_vocabulary(files: StateFiles, name: str) -> pa.Array:
     return values
 
 
-def _loaded_counts(files: StateFiles, name: str) -> Counts | CountsFile:
-    """Counts that were kept; those of many values stay on disk."""
-    kinds = {"value": VOCABULARY, "count": COUNTS}
+def _loaded_counts(files: StateFiles, name: str, kind: pa.DataType) -> Counts | CountsFile:
+    """Counts that were kept, of values of the vocabulary's type; those of many stay on disk."""
+    kinds = {"value": (kind,), "count": COUNTS}
     path = files.bounded_path(name, kinds)
     if rows_in(path) > ENTRIES_IN_MEMORY:
         return CountsFile(path)

@@ -56,7 +56,7 @@ class CountEncoding(ops.StatOperator):
                 values, counts = self.counts[name]
                 # The entry past the end is what position -1, an unknown value, finds.
                 logged = np.log1p(np.append(counts, 0)).astype(np.float32)
-                self._lookups[key] = ValueLookup(values), frames.beside(df, logged)
+                self._lookups[key] = ValueLookup(values, name), frames.beside(df, logged)
             lookup, logged = self._lookups[key]
             columns[name + SUFFIX] = logged[lookup.positions(df[name])]
         return frames.frame_of(df, columns)

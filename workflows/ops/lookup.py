@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from core import frames
 from workflows.ops.hash_index import HashIndex
 from workflows.ops.sorted_index import SortedIndex
-from workflows.ops.values import as_values
+from workflows.ops.values import as_values, cast_to
 
 ABSENT = -1
 
@@ -33,10 +33,11 @@ class ValueLookup:
 
     Args:
         values: distinct, int64 or strings; one of them may be null.
+        name: of the column, for messages.
     """
 
-    def __init__(self, values: pa.Array):
-        self._values = values
+    def __init__(self, values: pa.Array, name: str = ""):
+        self._values, self._name = values, name
         null = values.is_null().to_numpy(zero_copy_only=False)
         self._null = int(null.argmax()) if null.any() else ABSENT
         self._integers = pa.types.is_integer(values.type)
@@ -73,7 +74,9 @@ class ValueLookup:
         if self._integers and pa.types.is_integer(wanted.type):
             positions = self._known[self._index.positions(wanted.fill_null(0).to_numpy())]
         else:
-            found = pc.index_in(wanted.cast(self._values.type, safe=False), value_set=self._values)
+            found = pc.index_in(
+                cast_to(wanted, self._values.type, self._name), value_set=self._values
+            )
             positions = pc.fill_null(found, ABSENT).to_numpy(zero_copy_only=False).copy()
         positions[missing] = self._null
         return positions

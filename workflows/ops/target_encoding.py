@@ -166,7 +166,9 @@ class TargetEncoding(ops.StatOperator):
             found = _log_odds(found) - _log_odds(mean)
         tables = [found, _scaled_logs(n, counts)] if self.counts else [found]
         outputs = zip(self.output_names(name), tables, strict=True)
-        return ValueLookup(codes.dictionary), {out: table.astype("f4") for out, table in outputs}
+        return ValueLookup(codes.dictionary, name), {
+            out: table.astype("f4") for out, table in outputs
+        }
 
     def means(self) -> np.ndarray:
         """The target's mean over the rows outside each fold, then over all: ``(folds + 1,)``."""

@@ -7,6 +7,7 @@ import pandas as pd
 import pyarrow as pa
 
 from core import frames
+from core.errors import UserError
 from workflows.ops.hash_index import hashes
 
 
@@ -26,6 +27,24 @@ def as_values(column: Any) -> pa.Array:
     if pa.types.is_integer(values.type):
         return values.cast(pa.int64(), safe=False)
     return values.cast(pa.string())
+
+
+def cast_to(values: pa.Array, kind: pa.DataType, name: str = "") -> pa.Array:
+    """Values as those that a state knows.
+
+    Args:
+        name: of their column, for messages.
+
+    Raises:
+        UserError: they are of a type that does not go over into the other.
+    """
+    try:
+        return values.cast(kind, safe=False)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise UserError(
+            f"column {name}: the workflow was fitted on values of type {kind}, the log has "
+            f"{values.type} ({' '.join(str(error).split())[:100]})"
+        ) from None
 
 
 def one_array(values: pa.Array | pa.ChunkedArray) -> pa.Array:
