@@ -239,6 +239,7 @@ def claimed(
         _finish_replacement(folder)
         _check(folder, kind)
         stopped = _remove_leftovers(folder, kind, resumable)
+        stack.callback(_drop_if_empty, folder, _exists(folder))
         stack.callback(_held.reset, _held.set((*_held.get(), folder)))
         yield Claim(folder, kind, stopped)
 
@@ -274,18 +275,26 @@ def claimed_file(
                 "another file, or delete it first"
             )
         _remove_file_leftovers(file)
+        for held in _held.get():
+            if held in file.parents:
+                list_files(held, file.relative_to(held).as_posix())
         yield file
 
 
 @contextlib.contextmanager
 def scratch_beside(path: Path) -> Iterator[Path]:
-    """Gives a folder for temporary files beside a claimed output; it is deleted afterwards."""
+    """Gives a folder for temporary files beside a claimed output; it is deleted afterwards.
+
+    Within the block, outputs in it can be claimed.
+    """
     folder = sibling(path)
     folder.mkdir()
+    held = _held.set((*_held.get(), folder))
     try:
         Marker("temporary files", unfinished=True).write(folder)
         yield folder
     finally:
+        _held.reset(held)
         _remove_tree(folder)
 
 
@@ -333,9 +342,9 @@ def _check_outside(output: Path) -> None:
     for parent in output.parents:
         if _exists(parent / MARKER):
             marker = read_marker(parent)
-            what = f"a {marker.kind}" if marker else "the output of a stage"
+            what = f" ({marker.kind})" if marker else ""
             raise UserError(
-                f"{output}: is inside {parent}, which holds {what}; name another output"
+                f"{output}: is inside {parent}, the output of a stage{what}; name another output"
             )
 
 
@@ -362,6 +371,14 @@ def _parents(output: Path) -> Iterator[None]:
                 parent.rmdir()
 
 
+def _drop_if_empty(folder: Path, existed: bool) -> None:
+    """Removes the marker of an output of which nothing came, and the folder if it is new."""
+    if folder.is_dir() and os.listdir(folder) == [MARKER]:
+        (folder / MARKER).unlink()
+        if not existed:
+            folder.rmdir()
+
+
 # what a folder holds
 
 
@@ -380,7 +397,7 @@ def _check(folder: Path, kind: Kind) -> None:
         marker = _taken_over(folder, kind)
     if marker.kind != kind.name:
         raise UserError(
-            f"{folder}: the output of another stage (it holds a {marker.kind}); name another folder"
+            f"{folder}: the output of another stage ({marker.kind}); name another folder"
         )
     foreign = _unlisted(folder, marker, kind.nested)
     if foreign:

@@ -1,5 +1,6 @@
 """Raw logs in, predictions out, from an exported bundle alone."""
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -9,7 +10,9 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from pydantic import Field
 
 from core import strict
@@ -17,11 +20,13 @@ from core.artifacts import atomic_path, write_parquet
 from core.console import progress, say
 from core.errors import UserError
 from core.merlin import Workflow
+from core.outputs import claimed_file, scratch_beside
 from core.settings import validate
 from core.strict import Record, checked
 from core.sums import Contents, reading
 from pipeline import preprocess_ranking, sessionize
 from pipeline.feature_folder import SCHEMA, read_schema
+from pipeline.ingest.inputs import list_inputs, named_inputs
 from pipeline.ingest.source import SourceSettings
 from pipeline.model_folder import MODEL_FILE, load_model
 from pipeline.params import settings_class
@@ -35,6 +40,7 @@ from workflows.state import STATE_FILE, difference, load_state, saved_schema, st
 ROWS_AT_ONCE = 100_000
 MOST_BLOCK_BYTES, LEAST_ROWS_PER_SHARD = 64 << 20, 1000
 SESSIONS_AT_ONCE = 256
+MOST_HEADER = 1000
 MAX_BAD_FRACTION = SourceSettings().max_bad_fraction
 
 
@@ -199,6 +205,36 @@ def write_table(frame: pl.DataFrame, output: str | Path) -> None:
         frame.write_csv(partial)
 
 
+SCORED = ["row", "probability"]
+RECOMMENDED = [[owner, "rank", "item_id", "score"] for owner in ("session_id", "user_id")]
+"""Columns of what is written, by which an earlier output is known."""
+
+
+@contextlib.contextmanager
+def _claimed(
+    output: str | Path, bundle: str | Path, input: str | Path, columns: list[list[str]]
+) -> Iterator[tuple[Path, Path]]:
+    """Claims the file to write; gives it, and a folder for the typed log beside it."""
+    check_name(output)
+    inputs = [bundle, *named_inputs(input, list_inputs(input))]
+    with (
+        claimed_file(output, inputs, lambda path: _columns(path) in columns) as file,
+        scratch_beside(file) as scratch,
+    ):
+        yield file, scratch
+
+
+def _columns(path: Path) -> list[str]:
+    """The columns of a table that was written; empty where it is none."""
+    try:
+        if path.suffix == ".parquet":
+            return pq.read_schema(path).names
+        with open(path, encoding="utf-8") as file:
+            return file.readline(MOST_HEADER).rstrip("\n").split(",")
+    except (OSError, ValueError, pa.ArrowException):
+        return []
+
+
 def score(
     bundle: str | Path,
     input: str | Path,
@@ -218,16 +254,15 @@ def score(
     Raises:
         UserError: the bundle or the log is not there or of another kind, or too many lines are bad.
     """
-    check_name(output)
-    loaded = Bundle(bundle)
-    loaded.require("ranking", "score")
-    with tempfile.TemporaryDirectory() as scratch:
+    with _claimed(output, bundle, input, [SCORED]) as (file, scratch):
+        loaded = Bundle(bundle)
+        loaded.require("ranking", "score")
         source = loaded.source_with(max_bad_fraction).without_labels()
-        manifest = ingest("ranking", source, input, Path(scratch) / "raw", quiet=True)
-        found = np.concatenate(list(_probabilities(loaded, Path(scratch) / "raw", manifest)))
-    check_finite(found, lambda row: f"row {row:,}", bundle)
-    scored = pl.DataFrame({"probability": found}).with_row_index("row")
-    write_table(scored, output)
+        manifest = ingest("ranking", source, input, scratch / "raw", quiet=True)
+        found = np.concatenate(list(_probabilities(loaded, scratch / "raw", manifest)))
+        check_finite(found, lambda row: f"row {row:,}", bundle)
+        scored = pl.DataFrame({"probability": found}).with_row_index("row")
+        write_table(scored, file)
     say(f"score: {', '.join([f'{len(scored):,} rows', *set_aside(manifest)])} → {output}")
     return scored
 
@@ -281,32 +316,36 @@ def recommend(
         UserError: ``k`` is below 1, the bundle or the log is not there or of another kind, or too
             many lines are bad.
     """
-    check_name(output)
     if k < 1:
         raise UserError(f"k: expected an integer of at least 1, got {k}")
-    loaded = Bundle(bundle)
-    loaded.require("sessions", "recommend")
-    workflow = loaded.workflow
-    k = min(k, len(loaded.encoder.vocabulary["item_id"]))
-    owner = "session_id" if loaded.source.session_gap_minutes is None else "user_id"
-    with tempfile.TemporaryDirectory() as scratch:
-        source = needed_columns(loaded.source_with(max_bad_fraction), workflow)
-        manifest = ingest("sessions", source, input, Path(scratch) / "raw", quiet=True)
-        events = _events(Path(scratch) / "raw", manifest, workflow, owner)
+    with _claimed(output, bundle, input, RECOMMENDED) as (file, scratch):
+        loaded = Bundle(bundle)
+        loaded.require("sessions", "recommend")
+        k = min(k, len(loaded.encoder.vocabulary["item_id"]))
+        owner = "session_id" if loaded.source.session_gap_minutes is None else "user_id"
+        source = needed_columns(loaded.source_with(max_bad_fraction), loaded.workflow)
+        manifest = ingest("sessions", source, input, scratch / "raw", quiet=True)
+        events = _events(scratch / "raw", manifest, loaded.workflow, owner)
+        recommended = _recommended(loaded, events, owner, k)
+        write_table(recommended, file)
+    listed = recommended[owner].n_unique()
+    told = [f"{listed:,} {owner.removesuffix('_id')}s", f"at most {k} items each"]
+    say(f"recommend: {', '.join([*told, *set_aside(manifest)])} → {output}")
+    return recommended
+
+
+def _recommended(loaded: Bundle, events: pl.DataFrame, owner: str, k: int) -> pl.DataFrame:
+    """The lists of all sessions, or of each user's that starts last."""
     if owner == "user_id":
         events = _latest_sessions(events)
     if loaded.preprocess.sessions.drop_repeats:
         events = events.filter(~sessionize.repeats())
-    sessions = workflow.transform(sessionize.to_pandas(events.to_arrow()))
+    sessions = loaded.workflow.transform(sessionize.to_pandas(events.to_arrow()))
     recommended = pl.concat(_lists(loaded, sessions, k))
     if owner == "user_id":
         users = events.select("session_id", "user_id").unique()
         recommended = users.join(recommended, on="session_id", maintain_order="right")
         recommended = recommended.drop("session_id")
-    write_table(recommended, output)
-    kind = owner.removesuffix("_id")
-    told = [f"{len(sessions):,} {kind}s", f"at most {k} items each", *set_aside(manifest)]
-    say(f"recommend: {', '.join(told)} → {output}")
     return recommended
 
 

@@ -123,7 +123,6 @@ def _run(
     result = runs.trained(entry, seed)
     if result is None:
         start(claim, runs.made_of(entry, seed))
-        claim.add(RESULT)
         trained = _trained(entry, seed, runs, claim)
         result = {
             "entry": entry.name,
@@ -138,6 +137,7 @@ def _run(
     for split in runs.splits:
         if split not in result["metrics"]:
             _judge(entry, seed, runs, split, result)
+    claim.add(RESULT)
     write_json(folder / RESULT, result)
     remove_checkpoints(folder)
     return result

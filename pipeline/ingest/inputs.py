@@ -80,6 +80,13 @@ def list_inputs(path: str | Path | Iterable[str | Path]) -> list[InputFile]:
     return files
 
 
+def named_inputs(path: str | Path | Iterable[str | Path], files: Iterable[InputFile]) -> list[Path]:
+    """The files that are read, and the folders that ``path`` names for all files in them."""
+    paths = [path] if isinstance(path, str | Path) else list(path)
+    folders = [Path(entry).expanduser() for entry in paths]
+    return [*(folder for folder in folders if folder.is_dir()), *(file.path for file in files)]
+
+
 def _expand(entry: str) -> list[Path]:
     path = Path(entry).expanduser()
     if path.is_file():

@@ -26,7 +26,7 @@ from pipeline.ingest.clickstream import (
 from pipeline.ingest.convert import convert_files
 from pipeline.ingest.criteo import CriteoReader, CriteoSourceSettings
 from pipeline.ingest.events import EventReader
-from pipeline.ingest.inputs import InputFile, list_inputs
+from pipeline.ingest.inputs import InputFile, list_inputs, named_inputs
 from pipeline.ingest.lists import SessionRows
 from pipeline.ingest.publish import (
     QUARANTINE,
@@ -87,7 +87,7 @@ def ingest(
     files = list_inputs(path)
     start = time.monotonic()
     try:
-        with claimed(output, kinds.RAW, _read_from(path, files), resumable=True) as claim:
+        with claimed(output, kinds.RAW, named_inputs(path, files), resumable=True) as claim:
             record = _ingest(recipe, settings, files, Workspace(claim))
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -100,13 +100,6 @@ def ingest(
     if not quiet:
         _report(record, output, time.monotonic() - start)
     return record
-
-
-def _read_from(path: Any, files: list[InputFile]) -> list[str | Path]:
-    """The files that are read, and the folders that were named for all their files."""
-    named = [path] if isinstance(path, str | Path) else list(path)
-    folders = [Path(entry).expanduser() for entry in named]
-    return [*(folder for folder in folders if folder.is_dir()), *(file.path for file in files)]
 
 
 def _ingest(

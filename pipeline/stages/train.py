@@ -1,6 +1,7 @@
 """Stage: feature Parquet → a trained model."""
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,25 +52,24 @@ def train(
         contextlib.ExitStack() as held,
         open_features(input).watched() as features,
     ):
-        # Of several processes the first one writes.
-        folder = ranks.on_first(lambda: _claimed(held, claim, output, input))
-        record, result = _train(recipe, features, Path(folder), params, engine, model)
+        claims: list[Claim] = []  # Of several processes the first one writes.
+
+        def claim_output() -> str:
+            claims.append(claim or held.enter_context(claimed(output, kinds.MODEL, [input])))
+            return str(claims[0].folder)
+
+        def begin() -> None:
+            claims[0].remove(MODEL_FILE)
+            claims[0].add(MODEL_FILE, WEIGHTS_FILE, HISTORY_FILE)
+
+        folder = Path(ranks.on_first(claim_output))
+        record, result = _train(recipe, features, folder, params, engine, model, begin)
         best = f", best at step {result.best_step:,}: {_metrics(result.metrics)}"
         say(
             f"train: {result.steps:,} steps in {result.seconds:.0f} s "
             f"({result.samples_per_second:,.0f} rows/s){best if result.metrics else ''} → {output}"
         )
         return {**record, "samples_per_second": result.samples_per_second}
-
-
-def _claimed(
-    held: contextlib.ExitStack, claim: Claim | None, output: str | Path, input: str | Path
-) -> str:
-    """Claims the output, unless the caller has, and clears what vouched for it; its path."""
-    claim = claim or held.enter_context(claimed(output, kinds.MODEL, [input]))
-    claim.remove(MODEL_FILE)
-    claim.add(MODEL_FILE, WEIGHTS_FILE, HISTORY_FILE)
-    return str(claim.folder)
 
 
 def _train(
@@ -79,8 +79,13 @@ def _train(
     params: Params,
     engine: EngineSettings,
     model: Any,
+    begin: Callable[[], None],
 ) -> tuple[dict[str, Any], Any]:
     """What each process does; the first one alone prints and writes.
+
+    Args:
+        begin: called once, in the first process, before anything is written: what vouched for the
+            output goes.
 
     Returns:
         What ``model.json`` holds, and the :class:`~training.run.FitResult`.
@@ -96,6 +101,8 @@ def _train(
     schema = read_schema(input)
     judged_by = session_evaluation(params, input) if recipe == "sessions" else None
     scratch = output if engine.tables_out_of_core else None
+    if scratch:
+        ranks.on_first(begin)
     if model is None:
         with tables_in(scratch):
             model = build(recipe, name, schema, settings, engine.seed)
@@ -111,6 +118,8 @@ def _train(
     smaller = f"lower {recipe}.train.batch_size (now {engine.batch_size}) or valid_batch_size"
     if recipe == "ranking":
         smaller += ", or set ranking.train.tables_out_of_core to true"
+    if not scratch:
+        ranks.on_first(begin)
     with tables_in(scratch), gpu.named_shortage("training", smaller):
         result = learn(model, training, valid, engine, output, identity=identity)
     features.confirm()

@@ -76,10 +76,10 @@ def windows(
             metrics, plots, kinds.WINDOW_PLOTS, inputs, ("days", "entries")
         ) as report_to,
     ):
-        claim.add()
         counts = days.sessions_by_day(raw)
         train_days = params.section("sessions.preprocess").split.train_days
         candidates = days.test_days(counts, settings.first_test_day, train_days)
+        claim.add()
         points = list(_points(raw, claim.folder, params, candidates))
         if not points:
             raise UserError(

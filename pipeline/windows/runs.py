@@ -70,7 +70,6 @@ def trained_further(window: Window, entry: Entry, seed: int, before: Judged) -> 
     if not _is_done(folder, made_of):
         with claimed(folder, kinds.RUN, [window.features]) as claim:
             start(claim, made_of)
-            claim.add(RESULT)
             model_folder = folder / "model"
             _train_further(window, entry, seed, before, model_folder)
             place = folder / "test"
@@ -78,6 +77,7 @@ def trained_further(window: Window, entry: Entry, seed: int, before: Judged) -> 
             evaluate("sessions", window.features, model_folder, place / RESULT, place, params)
             remove_checkpoints(folder)
             found = read_json(place / RESULT)
+            claim.add(RESULT)
             write_json(folder / RESULT, {name: v for name, v in found.items() if "@" in name})
             unlist_absent(folder)
     return Judged(folder / "model", window.features, read_json(folder / RESULT))

@@ -113,8 +113,13 @@ def test_a_users_file_that_comes_while_a_run_works_is_kept(tmp_path):
 
 def test_outputs_of_other_stages_are_refused(tmp_path):
     make(tmp_path / "raw", RAW, a="1")
-    refused(tmp_path, tmp_path / "raw", MODEL, r"output of another stage \(it holds a raw log\)")
-    refused(tmp_path, tmp_path / "raw" / "model", MODEL, "is inside .*raw, which holds a raw log")
+    refused(tmp_path, tmp_path / "raw", MODEL, r"output of another stage \(raw log\)")
+    refused(
+        tmp_path,
+        tmp_path / "raw" / "model",
+        MODEL,
+        r"is inside .*raw, the output of a stage \(raw log\)",
+    )
     refused(tmp_path, tmp_path, MODEL)
     old = tmp_path / "old"
     old.mkdir()
@@ -289,7 +294,7 @@ def test_files(tmp_path):
         (tmp_path / "hard", "is an input", [tmp_path / "notes.csv"]),
         (tmp_path / "new", "is a folder", []),
         (tmp_path / "new" / "b.csv", "is inside", [tmp_path / "new"]),
-        (tmp_path / "raw" / "a", "which holds a raw log", []),
+        (tmp_path / "raw" / "a", r"the output of a stage \(raw log\)", []),
         (tmp_path / "notes.csv" / "b.csv", "is a file", []),
     ):
         before = tree(tmp_path)

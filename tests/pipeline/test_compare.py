@@ -242,8 +242,8 @@ def test_a_folder_of_something_else_is_not_touched(features, tmp_path):
     mine = tmp_path / "out" / "runs" / "fm" / "seed-1" / "notes.txt"
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
-    (fault,) = compared(features, tmp_path, params(["fm"], [1]))
-    assert "holds what no comparison wrote" in fault
+    with pytest.raises(UserError, match=r"holds runs/fm/seed-1/notes\.txt, which no stage wrote"):
+        compared(features, tmp_path, params(["fm"], [1]))
     assert mine.read_text() == "mine"
 
 

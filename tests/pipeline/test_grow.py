@@ -1,18 +1,17 @@
 """Ranking features that grow by new days: codes stay, statistics are those of all days at once."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core import outputs
 from core.artifacts import read_json, write_json
 from core.cluster import ClusterSettings
 from core.errors import UserError
@@ -228,7 +227,7 @@ def test_other_settings_logs_and_recipes_are_refused(days, features, tmp_path):
     changed = SETTINGS.model_copy(update={"workflow": RankingWorkflowSettings(freq_threshold=9)})
     with pytest.raises(UserError, match=r"workflow\.freq_threshold \(3, now 9\)"):
         grow("ranking", days["new"], features, changed, ONE)
-    with pytest.raises(UserError, match="no finished features"):
+    with pytest.raises(UserError, match="which no stage wrote"):
         grow("ranking", days["new"], days["old"], SETTINGS, ONE)
     with pytest.raises(UserError, match="features of the recipe 'ranking', not of 'interactions'"):
         grow("interactions", days["new"], features)
@@ -253,7 +252,8 @@ def test_a_fit_on_the_output_of_another_is_refused_by_name(days, tmp_path):
     before = all_bytes(features)
     with pytest.raises(UserError, match=r"Normalize of I5, I7: fitted on what FillMedian makes"):
         grow("ranking", days["new"], features, settings, ONE)
-    assert all_bytes(features) == before and not growing._staging(features).exists()
+    assert all_bytes(features) == before
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 @pytest.mark.parametrize("step", ["part", "state", "exchange", "swept"])
@@ -268,18 +268,14 @@ def test_a_kill_leaves_the_old_state_or_the_new_and_the_next_run_ends_it(
     def dies(*_, **__):
         raise Killed
 
-    def sweeps(path, **_):
-        if path == growing._staging(features):
-            raise Killed
-
     places = {
         "part": (preprocess, "describe"),
         "state": (growing, "save_state"),
-        "exchange": (growing, "exchange"),
-        "swept": (growing, "shutil"),
+        "exchange": (outputs, "exchange"),
+        "swept": (growing, "remove_sibling"),
     }
     with monkeypatch.context() as patch:
-        patch.setattr(*places[step], SimpleNamespace(rmtree=sweeps) if step == "swept" else dies)
+        patch.setattr(*places[step], dies)
         with pytest.raises(Killed):
             grow("ranking", days["new"], features, cluster=ONE)
     after = all_bytes(features)
@@ -289,25 +285,10 @@ def test_a_kill_leaves_the_old_state_or_the_new_and_the_next_run_ends_it(
     assert [p.name for p in features.parent.iterdir() if p.name.startswith(".")] == []
 
 
-def test_folders_are_exchanged_without_renameat2_too(tmp_path, monkeypatch):
-    a, b = tmp_path / ".f.grow", tmp_path / "f"
-    (a / "new").mkdir(parents=True)
-    (b / "old").mkdir(parents=True)
-    monkeypatch.setattr(growing.ctypes, "CDLL", lambda *_, **__: object())
-    growing.exchange(a, b)
-    assert (b / "new").exists() and (a / "old").exists()
-    os.replace(b, a.with_name("lost"))
-    os.replace(a, tmp_path / ".f.before")
-    os.replace(a.with_name("lost"), a)
-    growing._finish_exchange(b)  # killed after the first of three steps
-    assert (b / "new").exists()
-    assert [path.name for path in tmp_path.iterdir()] == ["f"]
-
-
 def test_a_process_that_was_killed_is_followed_by_one_that_ends_well(days, features, grown):
     script = (
-        "import sys, os, signal; from pipeline import grow; "
-        "grow.exchange = lambda *a: os.kill(os.getpid(), signal.SIGKILL); "
+        "import sys, os, signal; from core import outputs; from pipeline import grow; "
+        "outputs.exchange = lambda *a: os.kill(os.getpid(), signal.SIGKILL); "
         "grow.grow('ranking', sys.argv[1], sys.argv[2])"
     )
     command = [sys.executable, "-c", script, str(days["new"]), str(features)]

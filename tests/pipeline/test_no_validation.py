@@ -88,8 +88,8 @@ def test_what_needs_validation_says_so(features, tmp_path):
         train(recipe, folder / "features", tmp_path / "plateau", plateau)
     train(recipe, folder / "features", tmp_path / "model", params(recipe))
     with pytest.raises(UserError, match=r"valid split has no rows; raise preprocess.split.valid"):
-        model, out = tmp_path / "model", tmp_path / "out"
-        evaluate(recipe, folder / "features", model, out, out, params(recipe), split="valid")
+        model, out, plots = (tmp_path / name for name in ("model", "out", "plots"))
+        evaluate(recipe, folder / "features", model, out, plots, params(recipe), split="valid")
 
 
 def test_the_data_report_takes_features_without_validation(features, tmp_path):

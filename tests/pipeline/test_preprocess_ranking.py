@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from core.artifacts import write_json, write_parquet
+from core.artifacts import temporary_path, write_json, write_parquet
 from core.cluster import ClusterSettings
 from core.errors import UserError
 from pipeline import preprocess
@@ -177,7 +177,7 @@ def test_what_a_worker_that_died_was_writing_is_gone_at_the_end(
 
     def beside_one_that_died(path, *arguments, **options):
         whole(path, *arguments, **options)
-        path.with_name(f".{path.name}.1.partial").write_bytes(b"PAR1")
+        temporary_path(path).write_bytes(b"PAR1")
 
     monkeypatch.setattr(preprocess, "write_parquet", beside_one_that_died)
     preprocess_ranking(raw, output, SETTINGS, ClusterSettings(workers=1))
@@ -196,7 +196,7 @@ def test_other_settings_do_not_reuse_old_features(raw, tmp_path):
 
 def test_a_folder_that_is_not_ingested_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"no manifest\.json.*ingest"):
-        preprocess_ranking(tmp_path, tmp_path / "out")
+        preprocess_ranking(tmp_path / "in", tmp_path / "out")
 
 
 def test_split_by_days_and_halves_of_the_last_day(raw, tmp_path):

@@ -5,6 +5,7 @@ import signal
 import pytest
 import torch
 
+from core.artifacts import temporary_path
 from core.errors import UserError
 from tests.training import click_log
 from tests.training.small_model import (
@@ -92,7 +93,7 @@ def test_a_killed_run_resumes_bit_for_bit(splits, tmp_path, capsys, optimizer, k
     model.at_step = kill_at(killed_at)
     with pytest.raises(Killed):
         train(splits, tmp_path / "killed", model, optimizer=optimizer)
-    (tmp_path / "killed" / ".history.csv.7.partial").touch()
+    temporary_path(tmp_path / "killed" / "history.csv").touch()
     resumed, result = train(splits, tmp_path / "killed", optimizer=optimizer)
     assert not list((tmp_path / "killed").rglob("*.partial"))
     last = (killed_at - 1) // 3 * 3
