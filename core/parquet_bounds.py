@@ -134,6 +134,8 @@ def _bytes_of_chunk(path: Path, raw: BinaryIO, chunk: Any, size: int) -> int:
     """Bytes that a column chunk takes in memory: its pages, and its values."""
     if chunk.physical_type not in WIDTHS:
         raise ValueError(f"{chunk.path_in_schema}: of type {chunk.physical_type}")
+    if not chunk.num_values:
+        return 0  # Arrow reads none of its pages.
     at = chunk.data_page_offset
     if chunk.has_dictionary_page and 0 < chunk.dictionary_page_offset < at:
         at = chunk.dictionary_page_offset

@@ -139,12 +139,22 @@ def _make_ranking(folder: Path) -> None:
 
 
 def _scores(folder: Path, raw: Path) -> bytes:
-    manifest = read_json(raw / "manifest.json")
     loaded = Bundle(folder)
     loaded.require("ranking", "score")
-    found = np.concatenate(list(scoring._probabilities(loaded, raw, manifest)))
-    scoring.check_finite(found, str, folder)
-    return found.tobytes()
+    return answers(loaded, raw)
+
+
+def answers(loaded: Bundle, raw: Path) -> bytes:
+    """What a bundle makes of an ingested log: scores or lists."""
+    manifest = read_json(raw / "manifest.json")
+    if loaded.recipe == "ranking":
+        found = np.concatenate(list(scoring._probabilities(loaded, raw, manifest)))
+        scoring.check_finite(found, str, loaded.folder)
+        return found.tobytes()
+    scoring.needed_columns(loaded.source, loaded.workflow)
+    events = scoring._events(raw, manifest, loaded.workflow, "session_id")
+    sessions = loaded.workflow.transform(sessionize.to_pandas(events.to_arrow()))
+    return pl.concat(scoring._lists(loaded, sessions, 5)).write_csv().encode()
 
 
 def _make_sessions(folder: Path) -> None:
@@ -164,14 +174,9 @@ def _make_sessions(folder: Path) -> None:
 
 
 def _recommended(folder: Path, raw: Path) -> bytes:
-    manifest = read_json(raw / "manifest.json")
     loaded = Bundle(folder)
     loaded.require("sessions", "recommend")
-    scoring.needed_columns(loaded.source, loaded.workflow)
-    events = scoring._events(raw, manifest, loaded.workflow, "session_id")
-    frame = sessionize.to_pandas(events.to_arrow())
-    found = pl.concat(scoring._lists(loaded, loaded.workflow.transform(frame), 5))
-    return found.write_csv().encode()
+    return answers(loaded, raw)
 
 
 def _make_interactions(folder: Path) -> None:
