@@ -215,7 +215,6 @@ def _claimed(
     output: str | Path, bundle: str | Path, input: str | Path, columns: list[list[str]]
 ) -> Iterator[tuple[Path, Path]]:
     """Claims the file to write; gives it, and a folder for the typed log beside it."""
-    check_name(output)
     inputs = [bundle, *named_inputs(input, list_inputs(input))]
     with (
         claimed_file(output, inputs, lambda path: _columns(path) in columns) as file,
@@ -254,9 +253,10 @@ def score(
     Raises:
         UserError: the bundle or the log is not there or of another kind, or too many lines are bad.
     """
+    check_name(output)
+    loaded = Bundle(bundle)
+    loaded.require("ranking", "score")
     with _claimed(output, bundle, input, [SCORED]) as (file, scratch):
-        loaded = Bundle(bundle)
-        loaded.require("ranking", "score")
         source = loaded.source_with(max_bad_fraction).without_labels()
         manifest = ingest("ranking", source, input, scratch / "raw", quiet=True)
         found = np.concatenate(list(_probabilities(loaded, scratch / "raw", manifest)))
@@ -316,11 +316,12 @@ def recommend(
         UserError: ``k`` is below 1, the bundle or the log is not there or of another kind, or too
             many lines are bad.
     """
+    check_name(output)
     if k < 1:
         raise UserError(f"k: expected an integer of at least 1, got {k}")
+    loaded = Bundle(bundle)
+    loaded.require("sessions", "recommend")
     with _claimed(output, bundle, input, RECOMMENDED) as (file, scratch):
-        loaded = Bundle(bundle)
-        loaded.require("sessions", "recommend")
         k = min(k, len(loaded.encoder.vocabulary["item_id"]))
         owner = "session_id" if loaded.source.session_gap_minutes is None else "user_id"
         source = needed_columns(loaded.source_with(max_bad_fraction), loaded.workflow)

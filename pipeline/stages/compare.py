@@ -40,8 +40,8 @@ def plan(
     params = params or Params.read()
     settings = params.section(f"{recipe}.compare")
     with claimed(output, kinds.COMPARISON, [features]) as claim:
-        found = suitable(recipe, entries(recipe, params), Path(features), settings)
         claim.add()
+        found = suitable(recipe, entries(recipe, params), Path(features), settings)
         write_plan(found, judged_splits(Path(features), settings), claim.folder / "plan")
     say(f"compare: {len(found)} entries → {Path(output) / 'plan'}")
     return found
@@ -81,8 +81,8 @@ def compare(
     found = entries(recipe, params)
     found = chosen(found, only) if only else found
     with claimed(output, kinds.COMPARISON, [features]) as claim:
-        found = suitable(recipe, found, Path(features), settings)
         claim.add()
+        found = suitable(recipe, found, Path(features), settings)
         runs = Runs(Path(features), claim.folder, judged_splits(Path(features), settings))
         return _run_all(found, seeds or settings.seeds, runs, settings)
 

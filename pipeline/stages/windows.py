@@ -69,26 +69,23 @@ def windows(
             "cut by day; set it to per_step or last_item"
         )
     raw = Path(raw)
-    inputs = [raw, output]
-    with (
-        claimed(output, kinds.WINDOWS, [raw]) as claim,
-        claimed_metrics(
-            metrics, plots, kinds.WINDOW_PLOTS, inputs, ("days", "entries")
-        ) as report_to,
-    ):
-        counts = days.sessions_by_day(raw)
-        train_days = params.section("sessions.preprocess").split.train_days
-        candidates = days.test_days(counts, settings.first_test_day, train_days)
+    keys = ("days", "entries")
+    with claimed(output, kinds.WINDOWS, [raw]) as claim:
         claim.add()
-        points = list(_points(raw, claim.folder, params, candidates))
-        if not points:
-            raise UserError(
-                f"{raw}: no day leaves sessions to train on, to validate on and to test; look at "
-                "sessions.preprocess.sessions (min_length, drop_repeats, min_item_support)"
-            )
-        tested = dict.fromkeys(point.day for point in points)
-        report = {"days": {str(day): counts[day] for day in tested}, "entries": _means(points)}
-        report_to.publish(report, lambda folder: _plot(points, report, folder))
+        inputs = [raw, claim.folder]
+        with claimed_metrics(metrics, plots, kinds.WINDOW_PLOTS, inputs, keys) as shown:
+            counts = days.sessions_by_day(raw)
+            train_days = params.section("sessions.preprocess").split.train_days
+            candidates = days.test_days(counts, settings.first_test_day, train_days)
+            points = list(_points(raw, claim.folder, params, candidates))
+            if not points:
+                raise UserError(
+                    f"{raw}: no day leaves sessions to train on, to validate on and to test; look "
+                    "at sessions.preprocess.sessions (min_length, drop_repeats, min_item_support)"
+                )
+            tested = dict.fromkeys(point.day for point in points)
+            report = {"days": {str(day): counts[day] for day in tested}, "entries": _means(points)}
+            shown.publish(report, lambda folder: _plot(points, report, folder))
     _show(points, report)
     say(f"windows: {len(tested)} window(s) → {metrics}, {plots}")
     return report

@@ -238,9 +238,10 @@ def test_other_settings_logs_and_recipes_are_refused(days, features, tmp_path):
     with pytest.raises(UserError, match=r"split\.kind 'window' cannot grow.*choose kind 'days'"):
         grow("ranking", days["new"], tmp_path / "window", cluster=ONE)
     manifest = read_json(days["new"] / "manifest.json")
-    write_json(tmp_path / "manifest.json", {**manifest, "columns": ["label"]})
+    shutil.copytree(days["new"], tmp_path / "other")
+    write_json(tmp_path / "other" / "manifest.json", {**manifest, "columns": ["label"]})
     with pytest.raises(UserError, match="its columns are label; those of the log that the feat"):
-        grow("ranking", tmp_path, features, cluster=ONE)
+        grow("ranking", tmp_path / "other", features, cluster=ONE)
 
 
 def test_a_fit_on_the_output_of_another_is_refused_by_name(days, tmp_path):
