@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 import core.merlin  # noqa: F401  (sets what Dask must be told before it is imported)
-from core import frames, gpu, signals
+from core import frames, gpu, signals, sums
 from core.console import progress
 from core.errors import UserError
 from core.settings import Settings
@@ -106,10 +106,29 @@ def start(settings: ClusterSettings) -> Iterator[Any]:
                     cluster = LocalCluster(memory_limit=memory, **shape, **options)
                 else:
                     shape = {"n_workers": workers, "threads_per_worker": 1, "processes": True}
+                    shape["preload"] = "core.merlin"  # which keeps Merlin's notices off the screen
                     cluster = LocalCluster(memory_limit=memory // workers, **shape, **options)
                 stack.enter_context(cluster)
                 client = stack.enter_context(Client(cluster))
             yield client
+
+
+@contextlib.contextmanager
+def expecting(
+    client: Any, settings: ClusterSettings, folder: Any, files: sums.Sums
+) -> Iterator[None]:
+    """Within the block, workers in processes of their own check the files as they read them.
+
+    Threads of this process do as it does.
+    """
+    if settings.kind == "threads":
+        yield
+        return
+    client.run(sums.expect, str(folder), files)
+    try:
+        yield
+    finally:
+        client.run(sums.forget, str(folder), files)
 
 
 def _connect(address: str | None) -> Any:

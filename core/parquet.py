@@ -10,14 +10,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core.errors import UserError
+from core.sums import check_expected
 
 LONGEST = 200
 """Characters of a library's message that ours repeats."""
 
 
 @contextlib.contextmanager
-def reading(path: str | Path) -> Iterator[None]:
+def reading(path: str | Path, check: bool = True) -> Iterator[None]:
     """Turns what pyarrow and polars raise while they read ``path`` into one error.
+
+    A file whose checksum is expected (:func:`core.sums.expect`) is checked when it is first read.
 
     Errors of the machine, such as a lack of memory, a missing permission or a full disk, pass.
 
@@ -25,6 +28,8 @@ def reading(path: str | Path) -> Iterator[None]:
         UserError: the file is absent or damaged.
     """
     try:
+        if check:
+            check_expected(path)
         yield
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run the stage that makes it again") from None
@@ -71,7 +76,7 @@ def read_footer(path: str | Path) -> pq.FileMetaData:
     Raises:
         UserError: the file is absent or damaged.
     """
-    with reading(path):
+    with reading(path, check=False):  # It says little of the file, and all are read at once.
         return pq.read_metadata(path)
 
 

@@ -43,23 +43,37 @@ def sums_of(folder: str | Path, names: Iterable[str]) -> Sums:
     return {name: sum_of(Path(folder) / name) for name in sorted(names)}
 
 
-_checked: set[tuple[str, str]] = set()
+_expected: dict[str, dict[str, Any]] = {}
+"""What is known of files that a run reads, by absolute path, until each was checked."""
 
 
-def check_once(path: str | Path, entry: Mapping[str, Any] | None) -> None:
-    """Reads a file against its size and sum, once in a process; None: nothing is known of it.
+def expect(folder: str | Path, files: Sums) -> None:
+    """Has every reader of Parquet in this process check these files when it first reads them."""
+    for name, entry in files.items():
+        _expected[os.path.abspath(Path(folder) / name)] = entry
+
+
+def forget(folder: str | Path, files: Sums) -> None:
+    """Ends what :func:`expect` began."""
+    for name in files:
+        _expected.pop(os.path.abspath(Path(folder) / name), None)
+
+
+def check_expected(path: str | Path) -> None:
+    """Reads a file against its size and sum, if they are expected and it was not checked yet.
 
     Raises:
         UserError: it is not what was written.
     """
-    if entry is None or (str(path), entry["sha256"]) in _checked:
+    entry = _expected.get(os.path.abspath(path))
+    if entry is None:
         return
     if sum_of(path) != entry:
         raise UserError(
             f"{path}: altered since it was written (its checksum does not match); run the stage "
             "that made it again"
         )
-    _checked.add((str(path), entry["sha256"]))
+    _expected.pop(os.path.abspath(path), None)
 
 
 def files_below(folder: str | Path) -> list[str]:
@@ -214,16 +228,21 @@ class Contents:
 
     @contextlib.contextmanager
     def watched(self) -> Iterator["Contents"]:
-        """A block that reads the folder: what goes wrong because it was replaced says so.
+        """A block that reads the folder, whose Parquet files are checked as they are read.
+
+        What goes wrong because the folder was replaced says so.
 
         Raises:
             Replaced: the folder is another one at the end of the block.
         """
+        expect(self.folder, self.files or {})
         try:
             yield self
         except Exception:
             self.confirm()
             raise
+        finally:
+            forget(self.folder, self.files or {})
         self.confirm()
 
     def _check_size(self, name: str) -> Path:

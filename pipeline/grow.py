@@ -104,7 +104,10 @@ def _grow(
     }
     staging = _begin(claim, staged)
     cluster = cluster or ClusterSettings()
-    with dask_cluster.start(cluster) as client:
+    with (
+        dask_cluster.start(cluster) as client,
+        dask_cluster.expecting(client, cluster, raw, manifest.get(FILES, {})),
+    ):
         device = dask_cluster.device_of(client, cluster)
         job = recipes.prepare(client, raw, fresh, settings, staging / EVENTS, settled)
         job = _numbered_on(job, before)

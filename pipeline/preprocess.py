@@ -123,7 +123,10 @@ def preprocess(
         begin(claim, plan_of(settings, manifest))
         scratch = claim.scratch()
         cluster = cluster or ClusterSettings()
-        with dask_cluster.start(cluster) as client:
+        with (
+            dask_cluster.start(cluster) as client,
+            dask_cluster.expecting(client, cluster, raw, log.files or {}),
+        ):
             device = dask_cluster.device_of(client, cluster)
             job = prepare(client, raw, manifest, settings, scratch / EVENTS, None)
             workflow = job.workflow()

@@ -8,7 +8,7 @@ from core.artifacts import write_json
 from core.console import say
 from core.errors import UserError
 from core.metrics_output import claimed_metrics
-from core.sums import reading
+from core.sums import Contents, reading
 from pipeline.feature_folder import open_features
 from pipeline.params import Params
 from pipeline.protocols import session_evaluation
@@ -68,7 +68,14 @@ def _evaluated(
     recipe: str, features: Path, model: Path, params: Params, split: str
 ) -> tuple[dict[str, Any], Points]:
     """The metrics and the plots' points."""
-    contents = open_features(features)
+    with open_features(features).watched() as contents:
+        return _judged(recipe, contents, model, params, split)
+
+
+def _judged(
+    recipe: str, contents: Contents, model: Path, params: Params, split: str
+) -> tuple[dict[str, Any], Points]:
+    features = contents.folder
     schema = read_schema(features)
     if not rows_of(features, split):
         raise UserError(
@@ -98,7 +105,6 @@ def _evaluated(
     if best:
         found["best_possible"] = best
         found["share_of_best"] = share_of_best(recipe, found, best)
-    contents.confirm()
     return found, points
 
 

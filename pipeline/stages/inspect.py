@@ -1,5 +1,6 @@
 """Stage: raw Parquet, features and fitted state → a report of the data and a page of plots."""
 
+import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from core import kinds
 from core.artifacts import write_json
 from core.console import say, table
 from core.metrics_output import claimed_metrics
+from core.sums import reading
+from pipeline.feature_folder import open_features
 
 
 def inspect(
@@ -25,14 +28,13 @@ def inspect(
         output: JSON file to write: what this returns.
         plots: folder to write: ``index.html``, and tables as DVC plots them.
     """
-    from pipeline.data_report import data_report
     from pipeline.data_report.page import page
 
     raw = [raw] if isinstance(raw, str | Path) else list(raw)
     inputs = [*raw, features]
     keys = ("recipe", "columns", "by_day")
     with claimed_metrics(output, plots, kinds.DATA_PLOTS, inputs, keys) as claim:
-        report = data_report(recipe, raw, features)
+        report = reading(lambda: _reported(recipe, raw, features))
 
         def write_plots(folder: Path) -> None:
             (folder / "index.html").write_text(page(report), encoding="utf-8")
@@ -43,6 +45,18 @@ def inspect(
     _show(report)
     say(f"inspect: {report['rows']:,} rows → {output}, {Path(plots) / 'index.html'}")
     return report
+
+
+def _reported(recipe: str, raw: list[str | Path], features: str | Path) -> dict[str, Any]:
+    """The report, of logs and features that stay as they are meanwhile."""
+    from pipeline.data_report import data_report
+    from pipeline.preprocess import open_raw
+
+    with contextlib.ExitStack() as watched:
+        for folder in raw:
+            watched.enter_context(open_raw(Path(folder)).watched())
+        watched.enter_context(open_features(features).watched())
+        return data_report(recipe, raw, features)
 
 
 def points(report: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:

@@ -9,6 +9,7 @@ from core.artifacts import write_json
 from core.console import say, table
 from core.errors import UserError
 from core.outputs import Claim, claimed
+from pipeline.feature_folder import open_features
 from pipeline.params import Params
 from pipeline.stages.train import build, model_columns, read_schema
 
@@ -37,7 +38,7 @@ def profile(
         raise UserError(f"--steps {steps}: expected at least 1")
     params = params or Params.read()
     input, output = Path(input), Path(output)
-    with claimed(output, kinds.PROFILE, [input]) as claim:
+    with claimed(output, kinds.PROFILE, [input]) as claim, open_features(input).watched():
         record = _profiled(recipe, input, claim, params, steps)
     _show(record, output)
     return record

@@ -17,6 +17,7 @@ from core.settings import merge
 from pipeline.compare.plan import Entry, entries, suitable
 from pipeline.compare.settings import CompareSettings
 from pipeline.params import Params
+from pipeline.preprocess import open_raw
 from pipeline.splits import EmptySplit
 from pipeline.stages.evaluate import HEADLINES
 from pipeline.stages.train import rows_of
@@ -73,7 +74,10 @@ def windows(
     with claimed(output, kinds.WINDOWS, [raw]) as claim:
         claim.add()
         inputs = [raw, claim.folder]
-        with claimed_metrics(metrics, plots, kinds.WINDOW_PLOTS, inputs, keys) as shown:
+        with (
+            claimed_metrics(metrics, plots, kinds.WINDOW_PLOTS, inputs, keys) as shown,
+            open_raw(raw).watched(),
+        ):
             counts = days.sessions_by_day(raw)
             train_days = params.section("sessions.preprocess").split.train_days
             candidates = days.test_days(counts, settings.first_test_day, train_days)
