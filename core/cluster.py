@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
@@ -96,8 +97,13 @@ def start(settings: ClusterSettings) -> Iterator[Any]:
             with _connect(settings.address) as client:
                 yield client
             return
-        options = {"dashboard_address": None, "silence_logs": SILENT}
         with contextlib.ExitStack() as stack:
+            scratch = stack.enter_context(_scratch())
+            options = {
+                "dashboard_address": None,
+                "silence_logs": SILENT,
+                "local_directory": scratch,
+            }
             with signals.kept_from_children():
                 if settings.on_gpus():
                     cluster = _cuda_cluster(settings, options)
@@ -124,11 +130,22 @@ def expecting(
     if settings.kind == "threads":
         yield
         return
-    client.run(sums.expect, str(folder), files)
+    added = client.run(sums.expect, str(folder), files)
     try:
         yield
     finally:
-        client.run(sums.forget, str(folder), files)
+        client.run(sums.forget, sorted({path for paths in added.values() for path in paths}))
+
+
+def _scratch() -> tempfile.TemporaryDirectory:
+    """A folder for what the workers spill, deleted however the run ends."""
+    import dask
+
+    return tempfile.TemporaryDirectory(
+        prefix="merlin-pipeline-dask-",
+        dir=dask.config.get("temporary-directory", None),
+        ignore_cleanup_errors=True,
+    )
 
 
 def _connect(address: str | None) -> Any:

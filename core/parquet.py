@@ -96,6 +96,6 @@ def _damaged(path: str | Path, error: BaseException) -> UserError:
     text = " ".join(str(error).split())
     text = text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
     return UserError(
-        f"{path}: not a whole Parquet file, or not the one that was written ({text}); delete "
-        f"{Path(path).parent} and run the stage that makes it again"
+        f"{path}: not a whole Parquet file, or not the one that was written ({text}); run the "
+        "stage that makes it again"
     )

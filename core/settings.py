@@ -17,6 +17,8 @@ from ruamel.yaml.error import YAMLError
 from core.errors import UserError
 
 Tree = dict[str, Any]
+MOST_FAULTS = 20
+"""Wrong settings that a message names."""
 LONGEST_VALUE = 120
 """Characters of a wrong value that a message shows."""
 SettingsType = TypeVar("SettingsType", bound="Settings")
@@ -97,7 +99,10 @@ def validate(
     try:
         return settings_class.model_validate(tree)
     except ValidationError as error:
-        lines = [_explain(settings_class, fault) for fault in error.errors()]
+        faults = error.errors(include_url=False)
+        lines = [_explain(settings_class, fault) for fault in faults[:MOST_FAULTS]]
+        if len(faults) > MOST_FAULTS:
+            lines.append(f"and {len(faults) - MOST_FAULTS:,} more")
         raise UserError("\n".join(f"{origin}: {line}" for line in lines)) from None
 
 

@@ -6,6 +6,7 @@ it is in place before the heavy imports begin.
 """
 
 import _thread
+import atexit
 import contextlib
 import os
 import signal
@@ -73,7 +74,7 @@ def handled(last: bool = False) -> Iterator[None]:
     A signal that was ignored before, as by ``nohup``, stays so.
 
     Args:
-        last: whether the process ends with the block. A signal then ends it silently.
+        last: whether the process ends with the block. A signal after it ends that silently.
     """
     before: dict[int, Any] = {}
     hook = sys.unraisablehook
@@ -85,16 +86,20 @@ def handled(last: bool = False) -> Iterator[None]:
                 before[number] = handler
                 signal.signal(number, _handle)
     sys.unraisablehook = lambda unraisable: _unraisable(unraisable, hook)
+    if last:  # registered first, it is called last: only Python's own end comes after it
+        atexit.register(_restore, dict.fromkeys(before, signal.SIG_DFL))
     try:
         yield
     finally:
         _State.phase = DONE
-        for number, handler in before.items():
-            if last or handler is None:
-                handler = signal.SIG_DFL
-            signal.signal(number, handler)
-        if not (last and _State.number):
+        if not last:
+            _restore(before)
             sys.unraisablehook = hook
+
+
+def _restore(handlers: dict[int, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler or signal.SIG_DFL)
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
@@ -159,6 +164,22 @@ def _end(number: int, message: str) -> None:
     os._exit(status(number))
 
 
+def _start_resource_tracker() -> None:
+    """Starts Python's helper of ``multiprocessing``, which would unblock the signals when it is
+    started later, and which prints a warning for each process that is stopped early."""
+    from multiprocessing import resource_tracker
+
+    before = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = "ignore"
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONWARNINGS"]
+        else:
+            os.environ["PYTHONWARNINGS"] = before
+
+
 @contextlib.contextmanager
 def kept_from_children() -> Iterator[None]:
     """Processes and threads that are started in the block never get Ctrl-C or SIGHUP, which a
@@ -166,6 +187,7 @@ def kept_from_children() -> Iterator[None]:
 
     Processes that are started by such a thread do not get them either.
     """
+    _start_resource_tracker()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGHUP))
     try:
         yield

@@ -14,13 +14,16 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from core.errors import UserError
 from core.settings import Settings, validate
 
-LONGEST = 1 << 26
-"""Bytes of a JSON text that is read."""
+LONGEST, MOST_VALUES = 1 << 24, 300_000
+"""Bytes of a JSON text that is read, and values in it."""
 LONGEST_MANIFEST = 1 << 28
 """The same for a manifest, which may name millions of files."""
 DEEPEST = 64
 """Levels of objects and arrays within each other."""
 LARGEST = 1 << 64
+MOST_SETTINGS = 50_000
+"""Values in a block of settings."""
+SCALARS = str | int | float | None
 SHOWN = 60
 """Characters of a wrong value that a message shows."""
 
@@ -62,21 +65,27 @@ def read_bytes(path: str | Path, longest: int = LONGEST) -> bytes:
 
 def read_plain(path: str | Path, longest: int = LONGEST) -> Any:
     """The JSON value in a file; see :func:`parse`."""
-    return parse(read_bytes(path, longest), path)
+    most = MOST_VALUES if longest <= LONGEST else longest
+    return parse(read_bytes(path, longest), path, most)
 
 
-def parse(text: str | bytes, where: str | Path) -> Any:
+def parse(text: str | bytes, where: str | Path, most: int = MOST_VALUES) -> Any:
     """The value of a JSON text.
 
     Args:
         where: the file, and the key where the text is a string within it, for messages.
+        most: values that it may hold.
 
     Raises:
-        UserError: it is no JSON, nested too deeply, or holds numbers or texts that JSON of ours
-            never does: infinity, more than 64 bits, half of a surrogate pair.
+        UserError: it is no JSON, nested too deeply, of too many values, or holds numbers or texts
+            that JSON of ours never does: infinity, more than 64 bits, half of a surrogate pair.
     """
     try:
-        value = json.loads(text.decode() if isinstance(text, bytes) else text)
+        text = text.decode() if isinstance(text, bytes) else text
+        # Each value but the first comes after one of these.
+        if text.count(",") + text.count("[") + text.count("{") > most:
+            raise UserError(f"{where}: not valid JSON here (more than {most:,} values)")
+        value = json.loads(text)
     except RecursionError:
         raise UserError(f"{where}: not valid JSON (nested too deeply)") from None
     except ValueError as error:  # bad syntax, no UTF-8, an integer of thousands of digits
@@ -150,6 +159,13 @@ def settings(kind: type[SettingsType], tree: Mapping[str, Any], where: str | Pat
     Raises:
         UserError: one is wrong, naming ``where`` and the setting.
     """
+    values, level = 0, [tree]
+    while level and values <= MOST_SETTINGS:
+        below = [one.values() if isinstance(one, Mapping) else one for one in level]
+        level = [value for one in below if not isinstance(one, SCALARS) for value in one]
+        values += len(level)
+    if values > MOST_SETTINGS:
+        raise UserError(f"{where}: more than {MOST_SETTINGS:,} values")
     try:
         return validate(kind, tree, str(where))
     except UserError as error:  # of a validator, which does not know the file

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from core.artifacts import write_json
 from core.errors import UserError
-from core.strict import LONGEST_MANIFEST, read_plain
+from core.strict import LONGEST, LONGEST_MANIFEST, read_plain
 
 FILES, CHECKSUM = "checksums", "sha256"
 """Keys of a manifest: the sums of the files, and the checksum of the manifest itself."""
@@ -43,20 +43,26 @@ def sums_of(folder: str | Path, names: Iterable[str]) -> Sums:
     return {name: sum_of(Path(folder) / name) for name in sorted(names)}
 
 
-_expected: dict[str, dict[str, Any]] = {}
-"""What is known of files that a run reads, by absolute path, until each was checked."""
+_expected: dict[str, dict[str, Any] | None] = {}
+"""Sums of the files that a run reads, by absolute path; None once a file was checked."""
 
 
-def expect(folder: str | Path, files: Sums) -> None:
-    """Has every reader of Parquet in this process check these files when it first reads them."""
-    for name, entry in files.items():
-        _expected[os.path.abspath(Path(folder) / name)] = entry
+def expect(folder: str | Path, files: Sums) -> list[str]:
+    """Has every reader of Parquet in this process check these files when it first reads them.
+
+    Returns:
+        What :func:`forget` takes: a block within another leaves the other's.
+    """
+    paths = {os.path.abspath(Path(folder) / name): entry for name, entry in files.items()}
+    added = [path for path in paths if path not in _expected]
+    _expected.update({path: paths[path] for path in added})
+    return added
 
 
-def forget(folder: str | Path, files: Sums) -> None:
+def forget(paths: Iterable[str]) -> None:
     """Ends what :func:`expect` began."""
-    for name in files:
-        _expected.pop(os.path.abspath(Path(folder) / name), None)
+    for path in paths:
+        _expected.pop(path, None)
 
 
 def check_expected(path: str | Path) -> None:
@@ -65,7 +71,8 @@ def check_expected(path: str | Path) -> None:
     Raises:
         UserError: it is not what was written.
     """
-    entry = _expected.get(os.path.abspath(path))
+    key = os.path.abspath(path)
+    entry = _expected.get(key)
     if entry is None:
         return
     if sum_of(path) != entry:
@@ -73,7 +80,8 @@ def check_expected(path: str | Path) -> None:
             f"{path}: altered since it was written (its checksum does not match); run the stage "
             "that made it again"
         )
-    _expected.pop(os.path.abspath(path), None)
+    if key in _expected:
+        _expected[key] = None
 
 
 def files_below(folder: str | Path) -> list[str]:
@@ -101,7 +109,7 @@ def read_manifest(path: str | Path, required: bool = False) -> dict[str, Any]:
     Raises:
         UserError: it is absent, no JSON object, or altered.
     """
-    record = read_plain(path, LONGEST_MANIFEST)
+    record = read_plain(path, LONGEST if required else LONGEST_MANIFEST)
     if not isinstance(record, dict):
         raise UserError(f"{path}: expected a JSON object")
     if FILES not in record and CHECKSUM not in record:
@@ -235,14 +243,14 @@ class Contents:
         Raises:
             Replaced: the folder is another one at the end of the block.
         """
-        expect(self.folder, self.files or {})
+        added = expect(self.folder, self.files or {})
         try:
             yield self
         except Exception:
             self.confirm()
             raise
         finally:
-            forget(self.folder, self.files or {})
+            forget(added)
         self.confirm()
 
     def _check_size(self, name: str) -> Path:
