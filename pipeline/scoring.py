@@ -152,6 +152,17 @@ class Bundle:
         self.frequent_items = by_frequency(self.encoder)
         self.encoder.counts = {}
 
+    def transform(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The features of raw rows.
+
+        Raises:
+            UserError: their values are of other types than those that the workflow was fitted on.
+        """
+        try:
+            return self.workflow.transform(frame)
+        except UserError as error:
+            raise UserError(f"{self.folder}: {error}") from None
+
     def require(self, recipe: str, command: str) -> None:
         if self.recipe != recipe:
             raise UserError(
@@ -279,7 +290,7 @@ def _probabilities(loaded: Bundle, raw: Path, manifest: dict[str, Any]) -> Itera
                 last = min(shard["rows"], first + ROWS_AT_ONCE)
                 path = str(raw / shard["file"])
                 rows = read((path, first, last), "test")
-                frame = loaded.workflow.transform(rows)
+                frame = loaded.transform(rows)
                 names = loaded.model.input_names
                 inputs = {name: torch.from_numpy(frame[name].to_numpy()) for name in names}
                 with torch.inference_mode():

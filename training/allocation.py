@@ -14,7 +14,7 @@ from training.tables.storage import Allocate, allocator, in_memory, tables_from
 ALWAYS_ALLOWED = 64 << 20
 COPIES = 4
 """How often the weights may be made while a model is built; all models here make them once."""
-OPERATIONS, OPERATIONS_EACH = 5_000, 100
+OPERATIONS, OPERATIONS_EACH = 2_000, 40
 """Of torch that building may take, and more of them for each tensor and column."""
 BYTES_AN_OPERATION = 1 << 16
 

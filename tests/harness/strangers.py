@@ -345,6 +345,13 @@ def _text(name: str, text: bytes) -> Alter:
     return lambda folder: (folder / name).write_bytes(text)
 
 
+def _many_keys(name: str) -> Alter:
+    def alter(folder: Path) -> None:
+        (folder / name).write_text(json.dumps({str(n): n for n in range(10**6)}))
+
+    return alter
+
+
 def _ensemble(members: Any) -> Alter:
     return _json("model.json", _set(model="ensemble", settings={"members": members}))
 
@@ -432,7 +439,7 @@ def _weights(value: float, rows: slice = slice(None)) -> Alter:
                 if kind == np.int64 and not np.isfinite(value):
                     continue
                 values = np.frombuffer(bytes(whole[first:last]), kind).copy()
-                values[rows] = value
+                values[rows] = value if kind == np.float32 else int(min(value, 2.0**62))
                 whole[first:last] = values.tobytes()
         path.write_bytes(bytes(whole))
         seal_weights(path)
@@ -484,9 +491,7 @@ def by_hand(target: Target) -> list[tuple[str, Alter]]:
             f"{name}: a list": _text(name, b"[]"),
             f"{name}: a number": _text(name, b"3"),
             f"{name}: a pickle": _text(name, PICKLE),
-            f"{name}: a million keys": _text(
-                name, json.dumps({str(n): n for n in range(10**6)}).encode()
-            ),
+            f"{name}: a million keys": _many_keys(name),
         }
     if (target.folder / "model.json").exists():
         found |= _models(json.loads((target.folder / "model.json").read_text()))

@@ -153,7 +153,7 @@ def answers(loaded: Bundle, raw: Path) -> bytes:
         return found.tobytes()
     scoring.needed_columns(loaded.source, loaded.workflow)
     events = scoring._events(raw, manifest, loaded.workflow, "session_id")
-    sessions = loaded.workflow.transform(sessionize.to_pandas(events.to_arrow()))
+    sessions = loaded.transform(sessionize.to_pandas(events.to_arrow()))
     return pl.concat(scoring._lists(loaded, sessions, 5)).write_csv().encode()
 
 
