@@ -2,10 +2,12 @@
 
 import contextlib
 import logging
+import multiprocessing
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from multiprocessing import forkserver, resource_tracker
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -20,6 +22,7 @@ REDUCE_WIDTH = 8
 """Results that a worker puts together at once."""
 
 
+METHOD = "distributed.worker.multiprocessing-method"
 SILENT = logging.CRITICAL + 1
 """A level above that of any record."""
 CONNECT_TIMEOUT = "30s"
@@ -99,11 +102,10 @@ def start(settings: ClusterSettings) -> Iterator[Any]:
             return
         with contextlib.ExitStack() as stack:
             scratch = stack.enter_context(_scratch())
-            options = {
-                "dashboard_address": None,
-                "silence_logs": SILENT,
-                "local_directory": scratch,
-            }
+            stack.enter_context(dask.config.set({"temporary-directory": scratch}))
+            options = {"dashboard_address": None, "silence_logs": SILENT}
+            if settings.kind == "processes" and not settings.on_gpus():
+                stack.enter_context(_forked_workers())
             with signals.kept_from_children():
                 if settings.on_gpus():
                     cluster = _cuda_cluster(settings, options)
@@ -135,6 +137,44 @@ def expecting(
         yield
     finally:
         client.run(sums.forget, sorted({path for paths in added.values() for path in paths}))
+
+
+@contextlib.contextmanager
+def _forked_workers() -> Iterator[None]:
+    """Has worker processes be forked from a small server, which starts here.
+
+    It never gets Ctrl-C and prints nothing, from its first moment on, and so do the workers.
+    """
+    import dask
+
+    environment = dask.config.get("distributed.nanny.pre-spawn-environ", {})
+    environment = {name: str(value) for name, value in environment.items()}
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["core.silent_worker"])
+    # Of the helper of multiprocessing, about processes that were stopped early.
+    with _environment({"PYTHONWARNINGS": "ignore"}):
+        resource_tracker.ensure_running()  # later it would unblock Ctrl-C
+    with signals.kept_from_children(), _environment({**environment, "PYTHONWARNINGS": "ignore"}):
+        forkserver.ensure_running()
+    before = dask.config.get(METHOD)
+    dask.config.set({METHOD: "forkserver"})
+    yield
+    # Not after an error: workers that are closed late may be started once more.
+    dask.config.set({METHOD: before})
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Sets environment variables for what is started in the block."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _scratch() -> tempfile.TemporaryDirectory:

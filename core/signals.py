@@ -164,22 +164,6 @@ def _end(number: int, message: str) -> None:
     os._exit(status(number))
 
 
-def _start_resource_tracker() -> None:
-    """Starts Python's helper of ``multiprocessing``, which would unblock the signals when it is
-    started later, and which prints a warning for each process that is stopped early."""
-    from multiprocessing import resource_tracker
-
-    before = os.environ.get("PYTHONWARNINGS")
-    os.environ["PYTHONWARNINGS"] = "ignore"
-    try:
-        resource_tracker.ensure_running()
-    finally:
-        if before is None:
-            del os.environ["PYTHONWARNINGS"]
-        else:
-            os.environ["PYTHONWARNINGS"] = before
-
-
 @contextlib.contextmanager
 def kept_from_children() -> Iterator[None]:
     """Processes and threads that are started in the block never get Ctrl-C or SIGHUP, which a
@@ -187,7 +171,6 @@ def kept_from_children() -> Iterator[None]:
 
     Processes that are started by such a thread do not get them either.
     """
-    _start_resource_tracker()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGHUP))
     try:
         yield

@@ -121,14 +121,11 @@ def prepare() -> None:
                 stream.reconfigure(errors=ERRORS)
 
 
-def silence_worker() -> None:
-    """Has a process that ``multiprocessing`` is starting print nothing: what fails there is raised
-    in the process that started it. Does nothing in any other."""
-    process = sys.modules.get("multiprocessing.process")
-    if process is not None and getattr(process.current_process(), "_inheriting", False):
-        for stream in (sys.__stdout__, sys.__stderr__):
-            if stream is not None:
-                _give_up(stream)
+def silence() -> None:
+    """Lets all that this process prints from now on go nowhere."""
+    for stream in (sys.__stdout__, sys.__stderr__):
+        if stream is not None:
+            _give_up(stream)
 
 
 def finish() -> None:
