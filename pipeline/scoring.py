@@ -22,7 +22,7 @@ from core.errors import UserError
 from core.merlin import Workflow
 from core.outputs import claimed_file, scratch_beside
 from core.settings import validate
-from core.strict import Record, checked
+from core.strict import Record, checked, printable
 from core.sums import Contents, reading
 from pipeline import preprocess_ranking, sessionize
 from pipeline.feature_folder import SCHEMA, read_schema
@@ -123,7 +123,7 @@ class Bundle:
         where = f"{state / STATE_FILE}: schemas.input"
         if self.recipe == "ranking":
             expected = ranking_workflow.raw_schema(self.preprocess.workflow).column_names
-            other = sorted({*inputs.column_names} ^ {*expected})
+            other = sorted(({*inputs.column_names} ^ {*expected}) - {ranking_workflow.TRAINING})
             if other:
                 raise UserError(
                     f"{where}: its columns and those of the settings differ in {other[0]!r}"
@@ -134,7 +134,9 @@ class Bundle:
             else:
                 workflow = sessions_workflow.build(self.preprocess.workflow, inputs.column_names)
         except (ValueError, TypeError, LookupError) as error:
-            raise UserError(f"{where}: no workflow can be built for it ({error})") from error
+            raise UserError(
+                f"{where}: no workflow can be built for it ({printable(error)})"
+            ) from error
         load_state(workflow, state, inputs, contents)
         fault = difference(workflow.output_schema, self.schema)
         if fault:

@@ -10,9 +10,7 @@ from pipeline.synthetic.sessions import SessionsGenerateSettings
 
 def test_generate_replaces_the_folder(tmp_path):
     output = tmp_path / "data" / "generated"
-    output.mkdir(parents=True)
-    (output / "day_9").write_text("old")
-    (output / "manifest.json").write_text("{}")
+    generate("ranking", CriteoGenerateSettings(rows=500, days=3), output)
     manifest = generate("ranking", CriteoGenerateSettings(rows=500, days=2), output)
     assert sorted(path.name for path in output.glob("[!.]*")) == [
         "log",

@@ -76,4 +76,4 @@ def test_what_cannot_be_profiled(tmp_path, params):
     with pytest.raises(UserError, match="--steps 0"):
         profile("ranking", tmp_path, tmp_path, params, steps=0)
     with pytest.raises(UserError, match=r"no manifest\.json"):
-        profile("ranking", tmp_path, tmp_path, params)
+        profile("ranking", tmp_path / "in", tmp_path / "out", params)
