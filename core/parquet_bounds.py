@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from core.errors import UserError
+from core.strict import printable
 
 EXPANSION = 256
 """Bytes in memory for each byte of the file. Of distinct values, which is what fitted states hold,
@@ -73,7 +74,7 @@ def _reading(path: str | Path) -> Iterator[None]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (OSError, pa.ArrowException, ValueError, ArithmeticError, LookupError) as error:
-        raise UserError(f"{path}: not a whole Parquet file ({_short(error)})") from None
+        raise UserError(f"{path}: not a whole Parquet file ({printable(error)})") from None
 
 
 def _bounds(path: Path, columns: Kinds) -> tuple[int, list[str]]:
@@ -81,11 +82,6 @@ def _bounds(path: Path, columns: Kinds) -> tuple[int, list[str]]:
     with pq.ParquetFile(path, memory_map=False) as file:
         limit = _check(path, file, columns)
         return limit, [field.name for field in file.schema_arrow if _is_text(field.type)]
-
-
-def _short(error: Exception) -> str:
-    text = " ".join(str(error).split())[:200]
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _check(path: Path, file: pq.ParquetFile, columns: Kinds) -> int:
@@ -165,18 +161,24 @@ def _page(raw: BinaryIO, at: int, end: int) -> tuple[dict[str, int], int]:
             if length >= LONGEST_HEADER or len(text) < length:
                 raise ValueError("a page's header is cut off") from None
             length *= 16
-    kind, unpacked, packed = (header.get(field) for field in (1, 2, 3))
+    kind, unpacked, packed = (_whole(header.get(field)) for field in (1, 2, 3))
     about = header.get({DATA_PAGE: 5, DICTIONARY_PAGE: 7, DATA_PAGE_V2: 8}.get(kind, 0))
-    if not isinstance(about, dict) or not isinstance(unpacked, int) or not isinstance(packed, int):
+    if not isinstance(about, dict):
         raise ValueError("a page's header is damaged")
-    encoding = about.get(4 if kind == DATA_PAGE_V2 else 2)
-    values = about.get(1)
-    if encoding not in PLAIN_ENCODINGS or not isinstance(values, int) or min(values, unpacked) < 0:
+    encoding, values = _whole(about.get(4 if kind == DATA_PAGE_V2 else 2)), _whole(about.get(1))
+    if encoding not in PLAIN_ENCODINGS or min(values, unpacked) < 0:
         raise ValueError("a page's header is damaged")
     then = at + used + packed
     if packed < 0 or then > end or (kind != DICTIONARY_PAGE and not values):
         raise ValueError("a page is not within its column")
     return {"bytes": unpacked, "values": 0 if kind == DICTIONARY_PAGE else values}, then
+
+
+def _whole(value: Any) -> int:
+    """A field of a header that has to be an integer."""
+    if type(value) is not int:
+        raise ValueError("a page's header is damaged")
+    return value
 
 
 class _Compact:

@@ -5,7 +5,7 @@ from typing import Any
 
 from core.errors import UserError
 from core.merlin import Schema, schema_from_json
-from core.strict import parse, read_bytes
+from core.strict import parse, printable, read_bytes
 
 MOST_COLUMNS = 100_000
 MOST_CODES = 1 << 40
@@ -35,7 +35,9 @@ def checked_schema(text: str | bytes, where: str | Path) -> Schema:
         schema = schema_from_json(text.decode() if isinstance(text, bytes) else text)
         faults = [fault for column in schema if (fault := _fault(column))]
     except Exception as error:  # of the parser's many kinds none says where
-        raise UserError(f"{where}: not a schema ({type(error).__name__}: {error})") from None
+        raise UserError(
+            f"{where}: not a schema ({type(error).__name__}: {printable(error)})"
+        ) from None
     names = schema.column_names
     if len(set(names)) < len(value.get("feature", [])):
         faults.append("a column is there twice")

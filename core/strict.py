@@ -24,8 +24,8 @@ LARGEST = 1 << 64
 MOST_SETTINGS = 50_000
 """Values in a block of settings."""
 SCALARS = str | int | float | None
-SHOWN = 60
-"""Characters of a wrong value that a message shows."""
+SHOWN, LONGEST_MESSAGE = 60, 200
+"""Characters of a wrong value, and of a library's message, that a message shows."""
 
 RecordType = TypeVar("RecordType", bound="Record")
 SettingsType = TypeVar("SettingsType", bound=Settings)
@@ -144,6 +144,12 @@ def checked(kind: type[RecordType], value: Any, where: str | Path) -> RecordType
         if fault["type"] != "missing":
             message += f", got {_shown(fault['input'])}"
         raise UserError(f"{where}: {key}: {message}") from None
+
+
+def printable(text: object) -> str:
+    """A message of a library on one line, whatever a stranger put into it."""
+    line = " ".join(str(text).split())[:LONGEST_MESSAGE]
+    return "".join(letter if letter.isprintable() else "?" for letter in line)
 
 
 def _shown(value: Any) -> str:

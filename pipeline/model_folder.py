@@ -16,7 +16,7 @@ from pydantic import Field
 from core import strict
 from core.errors import UserError
 from core.settings import Settings
-from core.strict import Record, checked, read_plain
+from core.strict import Record, checked, printable, read_plain
 from core.sums import Contents
 from pipeline.feature_folder import features_identity
 from pipeline.params import MODELS, settings_class
@@ -145,7 +145,7 @@ def _naming(path: Path) -> Iterator[None]:
     except Exception as error:  # whatever the libraries below make of settings that nobody tried
         raise UserError(
             f"{path}: settings: no model can be built of them and this schema "
-            f"({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+            f"({type(error).__name__}: {printable(error)})"
         ) from error
 
 

@@ -10,7 +10,7 @@ from core.artifacts import write_json
 from core.errors import UserError
 from core.merlin import Graph, Schema, Workflow, ops, schema_to_json
 from core.schemas import checked_schema
-from core.strict import ClosedRecord, checked, read_plain
+from core.strict import ClosedRecord, checked, printable, read_plain
 from core.sums import Contents
 from workflows.state_files import StateFiles
 
@@ -135,7 +135,7 @@ def _fit_schema(workflow: Workflow, input_schema: Schema, where: Path) -> None:
         workflow.fit_schema(input_schema)
     except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
         raise UserError(
-            f"{where}: schemas.input: the workflow cannot be made of it ({error})"
+            f"{where}: schemas.input: the workflow cannot be made of it ({printable(error)})"
         ) from error
 
 
@@ -153,20 +153,25 @@ def _columns_of(workflow: Workflow, op: Any) -> list[str]:
 
 
 def difference(one: Schema, other: Schema) -> str:
-    """A column that two schemas do not have alike, by name and number of codes; empty if none."""
-    codes, others = _codes(one), _codes(other)
-    for name in [*codes, *others]:
-        if name not in others or name not in codes:
+    """A column that two schemas do not have alike, by name, number of codes, tags and whether it is
+    a list; empty if there is none."""
+    columns, others = _shapes(one), _shapes(other)
+    for name in [*columns, *others]:
+        if name not in others or name not in columns:
             return f"column {name!r} is in one of them"
-        if codes[name] != others[name]:
-            return f"column {name!r} has {codes[name]} codes, and {others[name]}"
-    return "" if list(codes) == list(others) else "their columns are in another order"
+        if columns[name] != others[name]:
+            return f"column {name!r} has {columns[name]}, and {others[name]}"
+    return "" if list(columns) == list(others) else "their columns are in another order"
 
 
-def _codes(schema: Schema) -> dict[str, int | None]:
-    """The number of codes of each column; None where it has none."""
-    domains = {column.name: column.int_domain for column in schema}
-    return {name: domain and int(domain.max) + 1 for name, domain in domains.items()}
+def _shapes(schema: Schema) -> dict[str, str]:
+    """What each column is, as far as a model is built of it."""
+    return {
+        column.name: f"{column.int_domain and int(column.int_domain.max) + 1} codes, "
+        f"{'lists' if column.is_list else 'scalars'}, "
+        f"tags {', '.join(sorted(str(getattr(tag, 'value', tag)) for tag in column.tags))}"
+        for column in schema
+    }
 
 
 def check_growable(workflow: Workflow) -> None:

@@ -157,7 +157,7 @@ def _try(target: Target, copy: Path, alter: Alter, expected: bytes) -> dict[str,
     """Reads an altered copy; what became of it, in what time and memory."""
     alter(copy)
     before = _reset_peak()
-    began = time.monotonic()
+    began, worked = time.monotonic(), time.process_time()
     result: dict[str, Any]
     try:
         result = {"became": "same" if target.read(copy) == expected else "other"}
@@ -166,7 +166,8 @@ def _try(target: Target, copy: Path, alter: Alter, expected: bytes) -> dict[str,
     except BaseException as error:
         what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         result = {"became": "fault", "what": what}
-    result["seconds"] = time.monotonic() - began
+    # Of a machine that others share, only what this process worked counts.
+    result["seconds"] = min(time.monotonic() - began, time.process_time() - worked)
     result["bytes"] = _status("VmHWM") - before
     _restore(target, copy)
     return result

@@ -107,7 +107,7 @@ def places(value: Any, path: tuple = ()) -> Iterator[tuple]:
 def altered(value: Any, path: tuple, put: Any) -> Any:
     """``value`` with another one at a path; with a function there, what it makes of the old one."""
     if not path:
-        return put(value) if callable(put) else put
+        return (None if put is _REMOVED else put(value)) if callable(put) else put
     key, *rest = path
     copy = dict(value) if isinstance(value, dict) else list(value)
     if put is _REMOVED and not rest:
