@@ -69,6 +69,22 @@ def locked(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def holder(path: str | Path) -> str:
+    """Who holds the lock of an output, as words; empty where nobody does."""
+    path = Path(os.path.realpath(path))
+    try:
+        descriptor = os.open(lock_file(path), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        if _try_lock(descriptor) is not False:
+            return ""
+        record = _read(descriptor)
+        return _described(record) if record else "another run"
+    finally:
+        os.close(descriptor)
+
+
 def _acquire(path: Path, file: Path) -> int:
     """An open, locked lock file that holds our record."""
     while True:
@@ -139,12 +155,18 @@ def _is_alive(record: dict[str, Any]) -> bool:
 def _busy(path: Path, file: Path, record: dict[str, Any] | None) -> Busy:
     if record is None:
         return Busy(f"{path}: another run is writing it; wait until that ends, or name another")
+    text = (
+        f"{path}: another run is writing it: {_described(record)}. Wait until that ends, or name "
+    )
+    text += "another output"
+    if record.get("machine") != socket.gethostname():
+        text += f"; if that run is no longer there, delete {file}"
+    return Busy(text)
+
+
+def _described(record: dict[str, Any]) -> str:
     machine, since = record.get("machine"), record.get("since")
-    who = f"process {record.get('process')} on {machine} since {since} ({record.get('command')})"
-    told = f"{path}: another run is writing it: {who}. Wait until that ends, or name another output"
-    if machine != socket.gethostname():
-        told += f"; if that run is no longer there, delete {file}"
-    return Busy(told)
+    return f"process {record.get('process')} on {machine} since {since} ({record.get('command')})"
 
 
 def _read_again(file: Path) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from core.artifacts import write_json
 from core.errors import UserError
+from core.locks import holder
 from core.strict import LONGEST, LONGEST_MANIFEST, read_plain
 
 FILES, CHECKSUM = "checksums", "sha256"
@@ -178,10 +179,7 @@ class Contents:
         if self._identity is None and os.path.lexists(self.manifest):
             raise UserError(f"{self.manifest}: is a link, no plain file, or too long")
         if self._identity is None:
-            raise UserError(
-                f"{folder}: no {manifest} there; this is not the output of a finished {made_by}. "
-                f"Run 'merlin-pipeline {made_by}' first"
-            )
+            raise _unfinished(self.folder, manifest, made_by)
         try:
             self.record = read_manifest(self.manifest, required)
         except UserError as error:
@@ -289,6 +287,14 @@ def _lstat(folder: Path, name: str) -> os.stat_result:
         if stat.S_ISLNK(found.st_mode):
             return found
     return found
+
+
+def _unfinished(folder: Path, manifest: str, made_by: str) -> UserError:
+    text = f"{folder}: no {manifest} there; this is not the output of a finished {made_by}. "
+    writer = holder(folder)
+    if writer:
+        return UserError(text + f"It is being written: {writer}; wait until that ends")
+    return UserError(text + f"Run 'merlin-pipeline {made_by}' first")
 
 
 def _identity(manifest: Path, links: bool) -> bytes | None:

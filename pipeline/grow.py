@@ -19,8 +19,9 @@ from core.console import say
 from core.errors import UserError
 from core.frames import Device
 from core.merlin import Workflow
-from core.outputs import Claim, claimed, remove_sibling
+from core.outputs import Claim, claimed
 from core.settings import Settings
+from core.siblings import remove_sibling
 from core.sums import FILES, Sums, files_below, sums_of
 from pipeline import fitting, held_out, preprocess
 from pipeline.feature_folder import open_features

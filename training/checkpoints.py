@@ -20,7 +20,7 @@ from torch import nn
 from core import console
 from core.artifacts import remove_partials
 from core.errors import UserError
-from core.outputs import list_files
+from core.marker import list_files
 from core.strict import ClosedRecord, Record, checked, parse
 from core.tensors import CHUNK_BYTES, Pieces, TensorFile, write_tensors
 from training.columns import column_rows, input_columns

@@ -10,7 +10,8 @@ from core import kinds
 from core.artifacts import digest, read_json, write_json
 from core.console import say
 from core.errors import UserError
-from core.outputs import Claim, claimed, list_files, unlist_absent
+from core.marker import list_files, unlist_absent
+from core.outputs import Claim, claimed
 from core.sums import sums_of, write_manifest
 from pipeline.compare import cost
 from pipeline.compare.plan import Entry

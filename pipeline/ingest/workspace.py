@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from core.artifacts import read_json, remove_partials, write_json
 from core.errors import UserError
-from core.outputs import Claim, remove_sibling
+from core.outputs import Claim
+from core.siblings import remove_sibling
 from core.sums import CHECKSUM
 from pipeline.ingest.inputs import InputFile
 from pipeline.ingest.source import SourceSettings

@@ -9,7 +9,8 @@ from core import gpu, kinds
 from core.artifacts import read_json
 from core.console import say
 from core.errors import UserError
-from core.outputs import Claim, claimed, unlist_absent
+from core.marker import unlist_absent
+from core.outputs import Claim, claimed
 from core.sums import Contents, sums_of, write_manifest
 from pipeline.feature_folder import features_identity, open_features, read_schema
 from pipeline.model_folder import HISTORY_FILE, MODEL_FILE, WEIGHTS_FILE, build

@@ -7,7 +7,8 @@ from typing import Any
 from core import kinds
 from core.artifacts import digest, read_json, write_json
 from core.errors import UserError
-from core.outputs import claimed, unlist_absent
+from core.marker import unlist_absent
+from core.outputs import claimed
 from pipeline.compare.plan import Entry
 from pipeline.compare.run import MADE_OF, RESULT, Runs, remove_checkpoints, run, start
 from pipeline.compare.settings import CompareSettings

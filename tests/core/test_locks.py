@@ -11,7 +11,9 @@ import socket
 import pytest
 
 from core import locks
+from core.errors import UserError
 from core.locks import Busy, lock_file, locked
+from core.sums import Contents
 
 
 def hold(path, pipe):
@@ -40,6 +42,10 @@ def test_a_second_run_is_refused_at_once_and_told_who_holds_it(tmp_path, holder)
         assert part in str(error.value)
     with locked(tmp_path / "other"):
         pass
+    assert f"process {holder.pid}" in locks.holder(tmp_path / "raw")
+    assert locks.holder(tmp_path / "other") == ""
+    with pytest.raises(UserError, match=f"It is being written: process {holder.pid}"):
+        Contents(tmp_path / "raw", "manifest.json", "ingest")
 
 
 def test_a_lock_of_a_killed_process_is_taken_over(tmp_path, holder):

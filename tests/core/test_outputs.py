@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core import outputs
+from core import outputs, siblings
 from core.artifacts import MARKER, atomic_path, temporary_path, write_json
 from core.errors import UserError
 from core.kinds import BUNDLE, COMPARISON, FEATURES, GENERATED, MODEL, RAW
 from core.locks import Busy
-from core.outputs import claimed, claimed_file, list_files, read_marker, scratch_beside
+from core.marker import list_files, read_marker
+from core.outputs import claimed, claimed_file, scratch_beside
 
 
 def make(path, kind=RAW, **files):
@@ -246,7 +247,7 @@ def test_in_place_only_what_is_listed_goes(tmp_path):
 
 def test_without_an_exchange_a_kill_between_renames_loses_nothing(tmp_path, monkeypatch):
     out = tmp_path / "out"
-    monkeypatch.setattr(outputs.ctypes, "CDLL", lambda *_, **options: None)
+    monkeypatch.setattr(siblings.ctypes, "CDLL", lambda *_, **options: None)
     real = os.rename
     for renames in range(4):
         make(out, a="old")
@@ -259,7 +260,7 @@ def test_without_an_exchange_a_kill_between_renames_loses_nothing(tmp_path, monk
             real(a, b)
 
         with monkeypatch.context() as patched:
-            patched.setattr(outputs.os, "rename", rename)
+            patched.setattr(siblings.os, "rename", rename)
             patched.setattr(outputs, "remove_sibling", lambda folder: None)
             try:
                 make(out, a="new")

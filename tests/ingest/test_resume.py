@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from core import outputs
+from core import siblings
 from core.errors import UserError
 from core.settings import validate
 from pipeline.ingest import convert, gaps, shards, workspace
@@ -109,8 +109,8 @@ def test_stopped_while_the_output_changes_places(log, whole, tmp_path, monkeypat
     if before:
         ingest("ranking", SETTINGS, log / "day_2", output)
     with monkeypatch.context() as patched:
-        patched.setattr(outputs.ctypes, "CDLL", lambda *_, **options: None)
-        real, calls = outputs.os.rename, []
+        patched.setattr(siblings.ctypes, "CDLL", lambda *_, **options: None)
+        real, calls = siblings.os.rename, []
 
         def counted(old, new):
             calls.append(old)
@@ -118,7 +118,7 @@ def test_stopped_while_the_output_changes_places(log, whole, tmp_path, monkeypat
                 raise Stop
             real(old, new)
 
-        patched.setattr(outputs.os, "rename", counted)
+        patched.setattr(siblings.os, "rename", counted)
         if count < 1 + 2 * before:
             with pytest.raises(Stop):
                 ingest("ranking", SETTINGS, log, output)

@@ -50,9 +50,7 @@ class MappedFiles:
             try:
                 # A page that found no room on the disk later would end the process.
                 os.posix_fallocate(file.fileno(), 0, 4 * elements)
-                flat = torch.from_file(
-                    str(path), shared=True, size=elements, dtype=torch.float32
-                )
+                flat = torch.from_file(str(path), shared=True, size=elements, dtype=torch.float32)
             except OSError as error:
                 raise UserError(
                     f"{self.folder}: no room for {4 * elements / 2**30:.1f} GiB of embedding "
