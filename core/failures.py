@@ -7,13 +7,14 @@ import contextlib
 import errno
 import os
 import re
+import resource
 import sys
 import tempfile
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from core import signals
+from core import signals, streams
 from core.errors import UserError
 
 DEBUG = "MERLIN_PIPELINE_DEBUG"
@@ -32,6 +33,8 @@ MEMORY_TEXTS = re.compile(
     r"could not allocate|insufficient memory",
     re.IGNORECASE,
 )
+NO_MEMORY = "not enough memory"
+SHORTAGE = b"error: not enough memory, not even to say where; use a machine with more\n"
 LONGEST = 500
 
 
@@ -43,11 +46,13 @@ class Command:
         name: of the subcommand.
         interrupted: what is true when it was interrupted.
         lower: settings that take less memory when lowered.
+        last: whether the process ends with the command.
     """
 
     name: str = ""
     interrupted: str = NOTHING_WRITTEN
     lower: str = "close other programs, or use a machine with more"
+    last: bool = False
 
 
 def report(error: BaseException, command: Command) -> int:
@@ -63,7 +68,22 @@ def report(error: BaseException, command: Command) -> int:
         said = str(error) if isinstance(error, signals.Interrupted) else ""
         _fail(said or command.interrupted)
         return signals.status(number)
-    _fail(describe(error, command))
+    text = describe(error, command)
+    _fail(text)
+    if command.last and NO_MEMORY in text:  # Python's own end would fail as well, and say so
+        streams.finish()
+        os._exit(1)
+    return 1
+
+
+def report_plainly() -> int:
+    """Shows that there was not even enough memory to show the error.
+
+    Returns:
+        The exit status.
+    """
+    with contextlib.suppress(OSError):
+        os.write(2, SHORTAGE)
     return 1
 
 
@@ -112,11 +132,17 @@ def _known(error: BaseException, command: Command) -> str | None:
             return f"{where}{error.strerror or error}"
     if FULL_TEXTS.search(text):
         return _no_room()
-    if isinstance(error, MemoryError) or MEMORY_TEXTS.search(text):
+    lost = isinstance(error, SystemError) and "exception" in text and _is_limited()
+    if lost or isinstance(error, MemoryError) or MEMORY_TEXTS.search(text):
         return _no_memory(command)
     if type(error).__name__ in ("KilledWorker", "NannyError"):
         return f"a Dask worker was killed, most often for want of memory; {command.lower}"
     return None
+
+
+def _is_limited() -> bool:
+    """Whether the memory of this process has a limit of its own: errors get lost at it."""
+    return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
 
 
 def _no_room() -> str:
@@ -125,7 +151,7 @@ def _no_room() -> str:
 
 def _no_memory(command: Command) -> str:
     doing = f"{command.name}: " if command.name else ""
-    return f"{doing}not enough memory; {command.lower}"
+    return f"{doing}{NO_MEMORY}; {command.lower}"
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    command = failures.Command()
+    command = failures.Command(last=arguments is None)
     try:
         streams.prepare()
         from pipeline import command_line
@@ -39,7 +39,10 @@ def _run(arguments: Sequence[str] | None) -> int:
         raise
     except BaseException as error:
         signals.done()
-        return failures.report(error, command)
+        try:
+            return failures.report(error, command)
+        except Exception:
+            return failures.report_plainly()
 
 
 if __name__ == "__main__":
