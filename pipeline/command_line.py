@@ -383,4 +383,3 @@ def _describe(given: Settings, values: dict[str, Any], indent: str) -> None:
         else:
             meaning = " ".join((field.description or "").split())
             console.say(f"{indent}{name}: {values[name]}    # {meaning}")
-

@@ -1,6 +1,7 @@
 """Where a training step's time goes: by part of the step, and by operator of PyTorch."""
 
 import contextlib
+import errno
 import functools
 import itertools
 import os
@@ -126,7 +127,7 @@ def profile_training(
             activities.append(ProfilerActivity.CUDA)
         with profile(activities=activities) as found:
             _train(step, batches, traced, clock)
-    found.export_chrome_trace(str(trace))
+    _export(found, trace)
     return Profile(
         device=str(step.device),
         steps=steps,
@@ -136,6 +137,22 @@ def profile_training(
         parts={name: seconds[name] / steps for name in sorted(seconds, key=_place_in_step)},
         operators=_operators(found, set(seconds), traced, step.device),
     )
+
+
+def _export(found: Any, trace: Path) -> None:
+    """Writes the trace; torch's exporter says nothing where it cannot.
+
+    Raises:
+        OSError: it could not.
+    """
+    found.export_chrome_trace(str(trace))
+    unfinished = trace.with_name(f"{trace.name}.tmp")
+    if unfinished.exists() or not trace.is_file():
+        with open(unfinished, "ab") as file:  # the disk is full, most likely, and this says so
+            file.write(bytes(1 << 16))
+            file.flush()
+            os.fsync(file.fileno())
+        raise OSError(errno.EIO, "torch's profiler could not write the trace", str(trace))
 
 
 def _train(step: Step, batches: Iterator[Batch], steps: int, clock: Clock | None = None) -> float:
