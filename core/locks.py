@@ -92,6 +92,9 @@ def _acquire(path: Path, file: Path) -> int:
         try:
             locks = _try_lock(descriptor)
             if locks is False:
+                time.sleep(READ_WAIT_SECONDS)  # A reader that asks for the holder has it for less.
+                locks = _try_lock(descriptor)
+            if locks is False:
                 raise _busy(path, file, _read_again(file))
             # The holder before may have deleted the file between our two calls.
             if not _is_same(descriptor, file):
@@ -155,10 +158,8 @@ def _is_alive(record: dict[str, Any]) -> bool:
 def _busy(path: Path, file: Path, record: dict[str, Any] | None) -> Busy:
     if record is None:
         return Busy(f"{path}: another run is writing it; wait until that ends, or name another")
-    text = (
-        f"{path}: another run is writing it: {_described(record)}. Wait until that ends, or name "
-    )
-    text += "another output"
+    text = f"{path}: another run is writing it: {_described(record)}. "
+    text += "Wait until that ends, or name another output"
     if record.get("machine") != socket.gethostname():
         text += f"; if that run is no longer there, delete {file}"
     return Busy(text)
