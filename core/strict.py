@@ -5,6 +5,8 @@ What fails is one UserError that names the file and the key.
 
 import json
 import math
+import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -52,6 +54,8 @@ def read_bytes(path: str | Path, longest: int = LONGEST) -> bytes:
         UserError: it is absent, no plain file, or longer.
     """
     try:
+        if stat.S_ISFIFO(os.stat(path).st_mode):  # where reading would wait
+            raise UserError(f"{path}: is no plain file")
         with open(path, "rb") as file:
             text = file.read(longest + 1)
     except FileNotFoundError:

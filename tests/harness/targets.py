@@ -31,7 +31,7 @@ from training import checkpoints
 from workflows import interactions
 from workflows.state import load_state, saved_schema
 
-ROWS = 240
+ROWS, CHECKPOINT = 240, "step-000000001.safetensors"
 RANKING = [
     "ranking.source.columns={labels: [click], categorical: [user, page, shop], "
     "continuous: [price, age], vectors: [title]}",
@@ -192,7 +192,7 @@ def _make_interactions(folder: Path) -> None:
     kept = folder / "checkpoint"
     kept.mkdir()
     newest = sorted((folder / "model" / "checkpoints").glob("step-*"))[-1]
-    shutil.copyfile(newest, kept / newest.name)
+    shutil.copyfile(newest, kept / CHECKPOINT)
     shutil.rmtree(folder / "model" / "checkpoints")
 
 
@@ -223,8 +223,7 @@ def _state(folder: Path, raw: Path) -> bytes:
 
 
 def _checkpoint(folder: Path) -> bytes:
-    [file] = folder.iterdir()
-    found = checkpoints.load(file)
+    found = checkpoints.load(folder / CHECKPOINT)
     digest = hashlib.sha256(repr(found.state).encode())
     for name, tensor in found.tensors.items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
