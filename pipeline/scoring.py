@@ -79,6 +79,7 @@ class Bundle:
 
     def _load(self) -> None:
         with Contents(self.folder, BUNDLE_FILE, "export", required=True).watched() as contents:
+            contents.check_all()
             path = contents.manifest
             record = checked(BundleRecord, contents.record, path)
             self.recipe = record.recipe
