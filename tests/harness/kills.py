@@ -35,6 +35,8 @@ from tests.harness.world import (
 ACTIONS = {"kill": KILL, "full": FULL, "once": FULL_ONCE}
 """full: no room from an operation on; once: at that one only."""
 READ = ("read", "read.csv")
+KEEPS_RUNS = ("runs", "days")
+"""Outputs that keep the finished runs of earlier ones too."""
 SCRATCH_KEPT = {"ingest", "grow"}
 """Commands that keep finished parts beside the output, for the next run, when the disk is full."""
 
@@ -192,18 +194,20 @@ class Killing:
         command, loose = self.command, self.known.loose
         found = below(tree(self.world.case), command.outputs)
         editions: list[set[int]] = []
+        whole = 0
         for output in command.outputs:
             mine = finished(found, output)
             fits = {
                 edition
-                for edition, whole in enumerate(self.known.trees)
-                if same_states(mine, [finished(whole, output)], loose)
+                for edition, known in enumerate(self.known.trees)
+                if same_states(mine, [finished(known, output)], loose)
             }
             if not fits and is_vouched_for(found, output):
                 add(f"{output}: vouched for, but neither the old nor the new one")
-            if fits and mine:
+            whole += bool(fits and mine)
+            if fits and mine and output not in KEEPS_RUNS:
                 editions.append(fits)
-        tally.whole += len(editions) == len(command.outputs)
+        tally.whole += whole == len(command.outputs)
         if command.metrics in found and not set.intersection(*editions, {0, 1}):
             add(f"{command.metrics} is beside plots of another run")
         self._check_reader(found, add, tally)
