@@ -5,7 +5,6 @@ after any error. A second one ends the process at once. Imports nothing but Pyth
 it is in place before the heavy imports begin.
 """
 
-import _thread
 import atexit
 import contextlib
 import os
@@ -134,9 +133,11 @@ def _is_importing(frame: FrameType | None) -> bool:
 def _again(number: int) -> None:
     """Has the signal handled anew in a moment."""
 
+    main = threading.main_thread().ident
+
     def poll() -> None:
         _State.polling = True
-        _thread.interrupt_main(number)
+        signal.pthread_kill(main, number)
 
     timer = threading.Timer(POLL_SECONDS, poll)
     timer.daemon = True

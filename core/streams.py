@@ -9,6 +9,7 @@ import codecs
 import contextlib
 import os
 import sys
+from collections.abc import Callable
 from typing import TextIO
 
 REPLACEMENTS = {"→": "->", "…": "...", "–": "-", "—": "-", "−": "-", "×": "x", "≥": ">=", "≤": "<="}
@@ -65,13 +66,8 @@ class Lenient:
         """Writes as much of the text as can be shown."""
         stream = self._stream
         if stream is not None:
-            try:
-                stream.write(text)
-            except UnicodeEncodeError:
-                shown = text.encode(self.encoding, ERRORS).decode(self.encoding)
-                _try(stream, lambda: stream.write(shown))
-            except (OSError, ValueError):
-                _give_up(stream)
+            shown = text.encode(self.encoding, ERRORS).decode(self.encoding)
+            _try(stream, lambda: stream.write(shown))
         return len(text)
 
     def flush(self) -> None:
@@ -81,7 +77,7 @@ class Lenient:
             _try(stream, stream.flush)
 
 
-def _try(stream: TextIO, write) -> None:
+def _try(stream: TextIO, write: Callable[[], object]) -> None:
     try:
         write()
     except (OSError, ValueError):

@@ -34,7 +34,8 @@ def run(arguments: Sequence[str] | None, command: failures.Command) -> None:
     if options.module:
         importlib.import_module(options.module)
     command.interrupted = options.interrupted
-    signals.begin()
+    if command.interrupted != failures.NOTHING_WRITTEN:
+        signals.begin()
     options.run(options)
 
 

@@ -12,7 +12,7 @@ from core.artifacts import parquet_files, read_json, write_json, write_parquet
 from core.console import say
 from core.errors import UserError
 from core.outputs import claimed
-from core.parquet import read_footer, read_table, reading
+from core.parquet import read_frame, read_table, reading
 from core.settings import merge
 from core.sums import files_below, sums_of, write_manifest
 from pipeline import held_out
@@ -30,12 +30,15 @@ DONE = "view.json"
 def sessions_by_day(raw: Path) -> dict[int, int]:
     """How many sessions start on each day (UTC) that has any; the log's first day is 0."""
     shards = [raw / shard["file"] for shard in raw_manifest(raw)["shards"]]
-    for shard in shards:  # polars does not say which one it cannot read
-        read_footer(shard)
     events = pl.scan_parquet(shards).select(SESSION, day=pl.col(TIME).dt.timestamp("ms") // DAY)
     starts = events.group_by(SESSION).agg(pl.col("day").min())
-    with reading(raw):
-        counted = starts.group_by("day").len().sort("day").collect(engine="streaming")
+    try:
+        with reading(raw):
+            counted = starts.group_by("day").len().sort("day").collect(engine="streaming")
+    except UserError:
+        for shard in shards:  # polars does not say which one it cannot read
+            read_frame(shard, [SESSION, TIME])
+        raise
     first = counted["day"].min()
     return {day - first: count for day, count in counted.iter_rows()}
 
