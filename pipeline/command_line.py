@@ -44,7 +44,8 @@ def make_parser() -> argparse.ArgumentParser:
         prog="merlin-pipeline",
         description="From raw click and session logs to evaluated recommenders, stage by stage.",
         epilog="Settings come from params.yaml (if there is one here), --settings and --set. "
-        "'merlin-pipeline settings' lists them all.",
+        "'merlin-pipeline settings' lists them all. "
+        f"Where {failures.DEBUG} is set, the details of an error are printed.",
     )
     stages = parser.add_subparsers(title="stages", required=True, metavar="STAGE")
     _generate(stages)
