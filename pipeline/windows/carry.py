@@ -16,6 +16,7 @@ import torch
 from core.artifacts import read_json
 from core.errors import UserError
 from core.merlin import Schema
+from pipeline.feature_folder import open_features
 from pipeline.params import settings_class
 from pipeline.preprocess import PLAN, STATE
 from workflows import sessions
@@ -106,11 +107,12 @@ def _placed(
 
 def _vocabularies(features: Path) -> dict[str, tuple[int, pa.Array]]:
     """Of each coded column with a vocabulary: the code of its first value, and its values."""
-    given = read_json(features / PLAN)["settings"]
+    contents = open_features(features)
+    given = read_json(contents.check(PLAN))["settings"]
     settings = settings_class("sessions.preprocess")(**given)
-    inputs: Schema = saved_schema(features / STATE, "input")
+    inputs: Schema = saved_schema(features / STATE, "input", contents)
     workflow = sessions.build(settings.workflow, inputs.column_names)
-    load_state(workflow, features / STATE, inputs)
+    load_state(workflow, features / STATE, inputs, contents)
     found = {}
     for op in stat_operators(workflow):
         if not hasattr(op, "vocabulary"):
