@@ -11,10 +11,11 @@ ended. Then:
   input, whole; or it ends with 1 and one line with an error, which names no hidden file;
 - what is there is what the two give one after the other, in one of both orders;
 - nothing vouches for an output that is neither; nothing temporary is left;
-- a plain run of one of them works then.
+- a plain run of one of them works then; of a reader that failed, also on the old input.
 """
 
 import argparse
+import shutil
 import sys
 import tempfile
 import time
@@ -378,7 +379,9 @@ class Together:
             left = [name for name in left if "/.work-" not in name]
         if left:
             add(f"left behind: {', '.join(left[:3])}")
-        if tally.tries % AGAIN == 0:
+        if "0" not in well and self.sides[0].reads:
+            self._with_old_input(add)
+        elif tally.tries % AGAIN == 0:
             self._again(tally, add)
 
     def _made_before(self) -> list[str]:
@@ -406,6 +409,24 @@ class Together:
                 continue
             kind = "the shared output" if output in shared else "the output"
             add(f"{kind} {output} is none that an undisturbed run gives (ended well: {well})")
+
+    def _with_old_input(self, add: Callable[[str], None]) -> None:
+        """A reader that failed as its input was replaced goes on when the old input is back: with
+        nothing that it made of the new one."""
+        assert self.kept is not None
+        case = self.world.case
+        for name in self.sides[0].reads:
+            shutil.rmtree(case / name)
+            copied(self.kept / name, case / name)
+        ended = self.world.run(self.sides[0].arguments)
+        if ended.status != 0 or fault_of(ended):
+            add(f"again, with the old input: {ended.output.strip()[-300:]}")
+            return
+        found = below(tree(case), self.outputs)
+        for output in self.sides[0].outputs:
+            whole = [finished(self.known["0"], output)]
+            if not same_states(finished(found, output), whole, self.loose):
+                add(f"again, with the old input: gives another {output}")
 
     def _again(self, tally: Tally, add: Callable[[str], None]) -> None:
         tally.again += 1
