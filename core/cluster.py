@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import multiprocessing
+import multiprocessing.util
 import os
 import tempfile
 import warnings
@@ -26,6 +27,7 @@ METHOD = "distributed.worker.multiprocessing-method"
 SILENT = logging.CRITICAL + 1
 """A level above that of any record."""
 CONNECT_TIMEOUT = "30s"
+LONGEST_SOCKET_FOLDER = 60
 GPU_WORKER_MEMORY = 16 * 2**30
 """Of the host, for each worker with a GPU, at least: Dask ends a worker that takes more than its
 share, and cuDF's libraries alone take gigabytes."""
@@ -154,13 +156,33 @@ def _forked_workers() -> Iterator[None]:
     # Of the helper of multiprocessing, about processes that were stopped early.
     with _environment({"PYTHONWARNINGS": "ignore"}):
         resource_tracker.ensure_running()  # later it would unblock Ctrl-C
-    with signals.kept_from_children(), _environment({**environment, "PYTHONWARNINGS": "ignore"}):
+    with (
+        signals.kept_from_children(),
+        _environment({**environment, "PYTHONWARNINGS": "ignore"}),
+        _short_temporary_folder(),
+    ):
         forkserver.ensure_running()
     before = dask.config.get(METHOD)
     dask.config.set({METHOD: "forkserver"})
     yield
     # Not after an error: workers that are closed late may be started once more.
     dask.config.set({METHOD: before})
+
+
+@contextlib.contextmanager
+def _short_temporary_folder() -> Iterator[None]:
+    """Where the name of the folder for temporary files is long, multiprocessing makes its own in
+    /tmp: the system takes about a hundred characters for the name of a socket."""
+    before = tempfile.tempdir
+    if len(os.fsencode(tempfile.gettempdir())) > LONGEST_SOCKET_FOLDER and os.access(
+        "/tmp", os.W_OK
+    ):
+        tempfile.tempdir = "/tmp"
+    try:
+        multiprocessing.util.get_temp_dir()  # kept for all that multiprocessing does
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from core import signals
 from core.errors import UserError
 
 SUFFIX = ".merlin-pipeline.lock"
@@ -47,7 +48,9 @@ class Busy(UserError):
 
 
 def lock_file(path: Path) -> Path:
-    """The lock of an output."""
+    """The lock of an output: beside it, or in a folder that is a mount point."""
+    if path.is_dir() and os.path.ismount(path):
+        return path / SUFFIX
     return path.with_name(f".{path.name}{SUFFIX}")
 
 
@@ -59,6 +62,7 @@ def locked(path: Path) -> Iterator[None]:
         Busy: another run holds it, at once.
     """
     file = lock_file(path)
+    signals.begin()
     descriptor = _acquire(path, file)
     try:
         yield

@@ -7,6 +7,7 @@ that an older version wrote, without such a list, gets one if every file of it i
 
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,7 +17,11 @@ from typing import Any
 from core.artifacts import MARKER, read_json, temporary_of, write_json
 from core.errors import UserError
 from core.kinds import KINDS, Kind
+from core.sums import is_inside
 
+INNER_LOCK = f"{MARKER}.lock"
+"""The lock of an output that is a mount point, which has no place beside it."""
+SCRATCH = re.compile(r"\.work-[0-9a-f]{16}")
 SHOWN = 3
 
 
@@ -53,13 +58,13 @@ def read_marker(folder: Path) -> Marker | None:
         return None
     try:
         record = read_json(path)
-        names = [*record["files"], *record.get("scratch", ())]
-        if not all(isinstance(name, str) for name in names):
+        files, scratch = set(record["files"]), set(record.get("scratch", ()))
+        # It may be a stranger's: no name in it leads out of the folder.
+        if not all(isinstance(name, str) and is_inside(name) for name in files | scratch):
             return None
-        unfinished = record.get("unfinished") is True
-        return Marker(
-            str(record["kind"]), set(record["files"]), set(record.get("scratch", ())), unfinished
-        )
+        if not all(SCRATCH.fullmatch(name) for name in scratch):
+            return None
+        return Marker(str(record["kind"]), files, scratch, record.get("unfinished") is True)
     except (UserError, KeyError, TypeError, AttributeError):
         return None
 
@@ -158,7 +163,7 @@ def _unlisted(folder: Path, marker: Marker, nested: bool) -> list[str]:
             relative = path.relative_to(folder).as_posix()
             base = temporary_of(name)
             ours = (path.with_name(base) if base else path).relative_to(folder).as_posix()
-            if path.is_symlink() or (ours not in files and ours != MARKER):
+            if path.is_symlink() or (ours not in files and ours not in (MARKER, INNER_LOCK)):
                 foreign.append(relative)
     return foreign
 
@@ -171,15 +176,9 @@ def remove_listed(folder: Path) -> None:
         marker = read_marker(at) if MARKER in names else None
         if marker is None:
             continue
-        listed = {*marker.files}
-        for name in sorted(listed):
-            path = at / name
-            if not path.is_symlink():
-                path.unlink(missing_ok=True)
+        remove_files(at, marker.files)
         for name in marker.scratch:
             remove_tree(at / name)
-        remove_temporaries(at, listed)
-        remove_empty_folders(at, listed)
         (at / MARKER).unlink()
         if at != folder:
             with contextlib.suppress(OSError):
@@ -192,20 +191,38 @@ def remove_listed(folder: Path) -> None:
         folder.rmdir()
 
 
-def remove_temporaries(folder: Path, names: Iterable[str]) -> None:
-    """Deletes what killed runs were writing of the listed files."""
-    for parent in {folder, *((folder / name).parent for name in names)}:
-        for entry in os.scandir(parent) if parent.is_dir() else ():
-            if temporary_of(entry.name) and entry.is_file(follow_symlinks=False):
+def remove_files(folder: Path, names: Iterable[str], listed: Iterable[str] = ()) -> None:
+    """Deletes files below ``folder``, in order, and the folders that are empty then; a link stays,
+    and so does what is behind one.
+
+    Args:
+        listed: of which temporary files that killed runs left are deleted too; those of ``names``
+            are in any case.
+    """
+    names = list(names)
+    for name in names:
+        path = folder / name
+        if _is_real(folder, Path(name)):
+            path.unlink(missing_ok=True)
+    bases = {*names, *listed, MARKER}
+    for parent in sorted({Path(name).parent for name in bases}):
+        if not _is_real(folder, parent) or not (folder / parent).is_dir():
+            continue
+        for entry in os.scandir(folder / parent):
+            base = temporary_of(entry.name)
+            ours = base is not None and (parent / base).as_posix() in bases
+            if ours and entry.is_file(follow_symlinks=False):
                 os.unlink(entry.path)
-
-
-def remove_empty_folders(folder: Path, names: Iterable[str]) -> None:
-    parents = {parent for name in names for parent in Path(name).parents}
+    parents = {parent for name in names for parent in Path(name).parents if parent.parts}
     for parent in sorted(parents, key=lambda one: -len(one.parts)):
-        if parent.parts:
+        if _is_real(folder, parent):
             with contextlib.suppress(OSError):
                 (folder / parent).rmdir()
+
+
+def _is_real(folder: Path, name: Path) -> bool:
+    """Whether no part of ``name`` below ``folder`` is a link."""
+    return not any((folder / part).is_symlink() for part in (name, *name.parents) if part.parts)
 
 
 def remove_tree(folder: Path) -> None:

@@ -22,9 +22,8 @@ from core.marker import (
     check_owned,
     list_files,
     read_marker,
-    remove_empty_folders,
+    remove_files,
     remove_listed,
-    remove_temporaries,
     remove_tree,
 )
 from core.siblings import (
@@ -86,10 +85,7 @@ class Claim:
     def remove(self, *names: str) -> None:
         """Deletes listed files, in this order, and what killed runs left of them."""
         marker = self.marker
-        for name in names:
-            (self.folder / name).unlink(missing_ok=True)
-        remove_temporaries(self.folder, marker.files)
-        remove_empty_folders(self.folder, names)
+        remove_files(self.folder, names, marker.files)
         if not marker.files.isdisjoint(names):
             marker.files.difference_update(names)
             marker.write(self.folder)

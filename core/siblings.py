@@ -3,6 +3,7 @@
 Their names are ``.NAME.<16 hex digits>.partial``. One is ours if it is empty or holds our marker.
 """
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -11,8 +12,9 @@ import secrets
 from pathlib import Path
 
 from core.artifacts import MARKER, PARTIAL, temporary_of
+from core.console import say
 from core.kinds import Kind
-from core.marker import Marker, read_marker, remove_listed, remove_tree
+from core.marker import Marker, read_marker, remove_files, remove_listed, remove_tree
 
 ASIDE = ".old"
 
@@ -72,13 +74,21 @@ def remove_file_leftovers(file: Path) -> None:
 
 def remove_sibling(folder: Path) -> None:
     """Deletes a folder that a run made beside its output: an unfinished one whole, an old output
-    as far as its marker lists it."""
+    as far as its marker lists it. What somebody put into it meanwhile stays, and is named."""
     if not os.path.lexists(folder):
         return
-    if _is_finished(folder):
+    marker = read_marker(folder)
+    if marker is not None and marker.unfinished:
+        remove_tree(folder)
+        return
+    if marker is not None:
         remove_listed(folder)
     else:
-        remove_tree(folder)
+        remove_files(folder, [MARKER])  # It lists nothing.
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+    if folder.is_dir():
+        say(f"{folder}: holds what was put into the output while it was replaced; it is kept there")
 
 
 _RENAME_EXCHANGE, _AT_FDCWD = 2, -100

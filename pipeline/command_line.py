@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from core import console, failures, signals
+from core import console, failures
 from core.settings import Settings
 from pipeline import layout
 from pipeline.arguments import TRAIN_MEMORY, Stages, add_path, add_stage, read_params
@@ -34,8 +34,6 @@ def run(arguments: Sequence[str] | None, command: failures.Command) -> None:
     if options.module:
         importlib.import_module(options.module)
     command.interrupted = options.interrupted
-    if command.interrupted != failures.NOTHING_WRITTEN:
-        signals.begin()
     options.run(options)
 
 

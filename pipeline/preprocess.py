@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from core import cluster as dask_cluster
 from core import frames, gpu, kinds
@@ -35,6 +34,7 @@ from core.console import say
 from core.errors import UserError
 from core.merlin import ColumnSchema, Schema, Workflow, schema_to_json
 from core.outputs import Claim, claimed
+from core.parquet import read_footer, read_table
 from core.settings import Settings
 from core.sums import (
     FILES,
@@ -305,8 +305,8 @@ def apply_part(part: Part, workflow: Workflow, read: Read, output: str) -> dict[
     path = part.path(Path(output))
     if path.exists():
         coded = [column.name for column in workflow.output_schema if column.int_domain]
-        rows = pq.read_metadata(path).num_rows
-        return describe(path, pq.read_table(path, columns=coded), rows, workflow)
+        rows = read_footer(path).num_rows
+        return describe(path, read_table(path, coded), rows, workflow)
     with gpu.named_shortage("writing features", fitting.SMALLER_PARTS):
         frame = read(part.source, part.split)
         if not frames.on_host(frame) and len(frame):

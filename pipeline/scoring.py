@@ -21,6 +21,7 @@ from core.console import progress, say
 from core.errors import UserError
 from core.merlin import Workflow
 from core.outputs import claimed_file, scratch_beside
+from core.parquet import read_frame
 from core.settings import validate
 from core.strict import Record, checked, printable
 from core.sums import Contents, reading
@@ -432,7 +433,7 @@ def _events(raw: Path, manifest: dict[str, Any], workflow: Workflow, owner: str)
         raise UserError(f"no event of the log is of a type that sessions.source keeps: {kept}")
     columns = list(dict.fromkeys([*columns, owner]))
     shards = [raw / shard["file"] for shard in manifest["shards"]]
-    events = pl.concat([pl.read_parquet(shard, columns=columns) for shard in shards])
+    events = pl.concat([read_frame(shard, columns) for shard in shards])
     return events.sort(sessionize.SESSION, sessionize.TIME, maintain_order=True)
 
 

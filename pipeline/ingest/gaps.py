@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from core.artifacts import write_json, write_parquet
+from core.parquet import read_footer, read_table
 from pipeline.ingest.clickstream import ClickstreamSourceSettings
 from pipeline.ingest.shards import ROW_GROUP, describe_shard
 from pipeline.ingest.workspace import Workspace
@@ -85,7 +85,7 @@ def _shards(
     """Each shard with the position of its first row."""
     first = 0
     for shard in shards:
-        yield first, pq.read_table(shard["held"], columns=columns)
+        yield first, read_table(shard["held"], columns)
         first += shard["rows"]
 
 
@@ -150,7 +150,7 @@ def _rewrite(
         if held.exists():
             _rewrite_one(held, path, here, keep, sessions)
             held.unlink()
-        shard.update(describe_shard(path, pq.read_metadata(path).num_rows))
+        shard.update(describe_shard(path, read_footer(path).num_rows))
         written[shard["source_index"]] += shard["rows"]
     for index, entry in enumerate(record["inputs"]):
         if keep is not None:
@@ -163,7 +163,7 @@ def _rewrite(
 def _rewrite_one(
     held: Path, path: Path, here: slice, keep: np.ndarray | None, sessions: np.ndarray | None
 ) -> None:
-    table = pq.read_table(held)
+    table = read_table(held)
     if sessions is not None:
         table = table.add_column(0, "session_id", pa.array(np.asarray(sessions[here])))
     if keep is not None:

@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from core import gpu, kinds
-from core.artifacts import write_json
+from core.artifacts import parquet_files, write_json
 from core.console import say
 from core.errors import UserError
 from core.metrics_output import claimed_metrics
+from core.parquet import read_frame
 from core.sums import Contents, reading
 from pipeline.feature_folder import open_features
 from pipeline.params import Params
@@ -208,8 +209,9 @@ def best_possible(
         return {"auc": scores["auc"], "logloss": scores["logloss"]}
     import polars as pl
 
-    ids = pl.read_parquet(features / split / "*.parquet", columns=["session_id"])["session_id"]
-    truth = pl.read_parquet(Path(folder) / "truth.parquet")
+    parts = [read_frame(part, ["session_id"]) for part in parquet_files(features / split)]
+    ids = pl.concat(parts)["session_id"]
+    truth = read_frame(Path(folder) / "truth.parquet")
     steps = truth.filter(pl.col("session_id").is_in(ids.implode()))
     names = [name for name in HEADLINES["sessions"] if name in truth.columns]
     return {name: float(steps[name].mean()) for name in names}  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from core.artifacts import MARKER, atomic_path, temporary_path, write_json
 from core.errors import UserError
 from core.kinds import BUNDLE, COMPARISON, FEATURES, GENERATED, MODEL, RAW
 from core.locks import Busy
-from core.marker import list_files, read_marker
+from core.marker import list_files, read_marker, remove_listed
 from core.outputs import claimed, claimed_file, scratch_beside
 
 
@@ -344,3 +344,56 @@ def test_whatever_a_folder_holds_nothing_of_the_users_is_lost(
         assert tree(top) == before
     else:
         assert theirs <= ours
+
+
+@pytest.mark.parametrize("name", ["../mine", "/etc/passwd", "sub/../../mine", ""])
+def test_a_strangers_marker_leads_nowhere_outside(tmp_path, name):
+    (tmp_path / "mine").write_text("precious")
+    out = tmp_path / "out"
+    for key in ("files", "scratch"):
+        out.mkdir()
+        record = {"kind": "raw log", "files": [], key: [name]}
+        (out / MARKER).write_text(json.dumps(record))
+        assert read_marker(out) is None
+        make(out, a="1")
+        make(out, a="2")
+        assert (tmp_path / "mine").read_text() == "precious"
+        remove_listed(out)
+
+
+def test_what_comes_into_an_old_output_at_the_last_moment_is_kept_and_named(
+    tmp_path, monkeypatch, capsys
+):
+    out = tmp_path / "out"
+    for old in ({}, {"a": "1"}):
+        out.mkdir()
+        make(out, **old) if old else None
+        real = siblings.exchange
+
+        def exchange(staging, folder, real=real):
+            (folder / "mine").write_text("precious")
+            real(staging, folder)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(outputs, "exchange", exchange)
+            make(out, b="2")
+        (kept,) = tmp_path.glob(".out.*.partial")
+        assert (kept / "mine").read_text() == "precious" and (out / "b").exists()
+        assert f"{kept}: holds what was put into" in " ".join(capsys.readouterr().out.split())
+        make(out, b="3")
+        assert (kept / "mine").exists()
+        (kept / "mine").unlink()
+        kept.rmdir()
+        remove_listed(out)
+
+
+def test_nothing_behind_a_link_is_deleted(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "x").write_text("precious")
+    out = tmp_path / "out"
+    make(out, **{"sub/x": "1"})
+    (out / "sub" / "x").unlink()
+    (out / "sub").rmdir()
+    os.symlink(tmp_path / "mine", out / "sub")
+    remove_listed(out)
+    assert (tmp_path / "mine" / "x").read_text() == "precious"
