@@ -7,6 +7,7 @@ edition ``a`` and an edition ``b`` of another log or other settings. Commands ru
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -322,12 +323,10 @@ class World:
 
 def without_random(name: str) -> str:
     """A path with the digits of random and process numbers replaced, so that faults are alike."""
-    import re
-
     name = re.sub(r"\b[0-9a-f]{16}\b", "<random>", name)
     name = re.sub(r"/\S*?/(case|tmp|inputs)\b(?=[/: ,;]|$)", r"<\1>", name)
     name = re.sub(r"merlin-pipeline-\w{8}\.txt", "merlin-pipeline-<random>.txt", name)
-    name = re.sub(r"\btmp\w{8}\b", "tmp<random>", name)
+    name = re.sub(r"\b(tmp|merlin-pipeline-dask-)\w{8}\b", r"\1<random>", name)
     name = re.sub(r"process \d+ on \S+ since \S+", "process N on M since T", name)
     return re.sub(r"\bdask-worker-space/worker-\w+|worker-\w{8,}", "worker-<random>", name)
 
