@@ -27,13 +27,13 @@ def sibling(path: Path, ending: str = PARTIAL) -> Path:
 def _siblings(path: Path, ending: str) -> list[Path]:
     """Folders beside ``path`` of such a name that a run made: empty, or with our marker."""
     pattern = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{16}}{re.escape(ending)}")
-    found = []
+    ours = []
     for entry in os.scandir(path.parent):
         if pattern.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
             left = [name for name in os.listdir(entry.path) if temporary_of(name) != MARKER]
             if not left or read_marker(Path(entry.path)) is not None:
-                found.append(Path(entry.path))
-    return sorted(found, key=lambda one: one.stat().st_mtime_ns)
+                ours.append(Path(entry.path))
+    return sorted(ours, key=lambda one: one.stat().st_mtime_ns)
 
 
 def finish_replacement(folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Size and SHA-256 of every file of a folder, in a manifest that carries its own checksum.
 
 A stage writes its manifest last, and with it the sizes and sums of all that it wrote. A stage that
-reads checks sizes always, and sums where it reads the bytes anyway. What stands beside a manifest
+reads checks sizes always, and sums where it reads the bytes anyway. What is beside a manifest
 of another run, was cut short, or was altered is then noticed, also where no lock could be had.
 """
 
@@ -213,10 +213,10 @@ class Contents:
             state = before.st_ino, before.st_size, before.st_mtime_ns, before.st_ctime_ns
             if self._checked.get(name) == state:
                 return path
-            found = sum_of(path)
+            actual = sum_of(path)
         except FileNotFoundError:
             raise self._fault(path, "is not there") from None
-        if found != self.files[name]:
+        if actual != self.files[name]:
             raise self._fault(path, "altered since it was written (its checksum does not match)")
         self._checked[name] = state
         return path
@@ -264,15 +264,15 @@ class Contents:
         if name not in self.files:
             raise self._fault(path, f"is not among the files that {self.manifest.name} names")
         try:
-            found = path.stat() if self._links else _lstat(self.folder, name)
+            actual = path.stat() if self._links else _lstat(self.folder, name)
         except OSError:
             raise self._fault(path, "is not there") from None
-        if not stat.S_ISREG(found.st_mode):
+        if not stat.S_ISREG(actual.st_mode):
             raise self._fault(path, "is a link or no plain file")
         expected = self.files[name]["bytes"]
-        if found.st_size != expected:
-            told = f"has {found.st_size:,} bytes, {expected:,} were written"
-            raise self._fault(path, f"altered since it was written ({told})")
+        if actual.st_size != expected:
+            what = f"has {actual.st_size:,} bytes, {expected:,} were written"
+            raise self._fault(path, f"altered since it was written ({what})")
         return path
 
     def _fault(self, path: Path, what: str) -> UserError:
@@ -289,10 +289,10 @@ def _lstat(folder: Path, name: str) -> os.stat_result:
     path = folder
     for part in PurePosixPath(name).parts:
         path = path / part
-        found = path.lstat()
-        if stat.S_ISLNK(found.st_mode):
-            return found
-    return found
+        actual = path.lstat()
+        if stat.S_ISLNK(actual.st_mode):
+            return actual
+    return actual
 
 
 def _unfinished(folder: Path, manifest: str, made_by: str) -> UserError:
