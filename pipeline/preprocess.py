@@ -48,6 +48,7 @@ from core.sums import (
 )
 from pipeline import fitting, held_out
 from pipeline.held_out import HELD_OUT, Settled
+from pipeline.ingest.generated import GENERATED_CHECKSUM
 from pipeline.splits import SPLITS, EmptySplit
 from workflows.executor import transform
 from workflows.ops.codes import OOV
@@ -280,7 +281,10 @@ def _altered_parts(output: Path) -> list[str]:
 
 def origin(manifest: dict[str, Any]) -> dict[str, Any]:
     """What later stages need to know of the raw log: how it was read, and what generated it."""
-    return {"generated": generated(manifest), "source": manifest.get("source")}
+    about = {"generated": generated(manifest), "source": manifest.get("source")}
+    if about["generated"] and manifest.get(GENERATED_CHECKSUM):
+        about[GENERATED_CHECKSUM] = manifest[GENERATED_CHECKSUM]
+    return about
 
 
 def generated(manifest: dict[str, Any]) -> str | None:

@@ -1,5 +1,6 @@
 """Stage: a trained model on the test split → metrics, plots, and the distance to the best score."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from core.metrics_output import claimed_metrics
 from core.parquet import read_frame
 from core.sums import Contents, reading
 from pipeline.feature_folder import open_features
+from pipeline.ingest.generated import GENERATED_CHECKSUM, checksum_of
 from pipeline.params import Params
 from pipeline.protocols import session_evaluation
 from pipeline.stages.train import load_model, model_columns, read_schema, rows_of
@@ -202,6 +204,23 @@ def best_possible(
     folder = manifest.get("generated")
     if not folder or not (Path(folder) / "truth.parquet").is_file():
         return None
+    expected = manifest.get(GENERATED_CHECKSUM)  # Features of an older version have none.
+    best = None
+    if expected in (None, checksum_of(Path(folder))):
+        with contextlib.suppress(UserError):  # It is replaced at this moment.
+            best = _read_truth(recipe, Path(folder), features, manifest, split)
+    if best is None or expected not in (None, checksum_of(Path(folder))):
+        say(
+            f"evaluate: {folder} was generated anew since these features were made: no best "
+            "possible score"
+        )
+        return None
+    return best
+
+
+def _read_truth(
+    recipe: str, folder: Path, features: Path, manifest: dict[str, Any], split: str
+) -> dict[str, float]:
     if recipe == "ranking":
         from pipeline.synthetic.bayes import truth_scores
 
@@ -211,7 +230,7 @@ def best_possible(
 
     parts = [read_frame(part, ["session_id"]) for part in parquet_files(features / split)]
     ids = pl.concat(parts)["session_id"]
-    truth = read_frame(Path(folder) / "truth.parquet")
+    truth = read_frame(folder / "truth.parquet")
     steps = truth.filter(pl.col("session_id").is_in(ids.implode()))
     names = [name for name in HEADLINES["sessions"] if name in truth.columns]
     return {name: float(steps[name].mean()) for name in names}  # type: ignore[arg-type]

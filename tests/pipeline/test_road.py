@@ -5,6 +5,8 @@ import json
 import polars as pl
 import pytest
 
+from core.kinds import GENERATED
+from core.outputs import claimed
 from pipeline.__main__ import main
 
 SMALL = {
@@ -108,3 +110,20 @@ def test_help_of_every_stage(capsys):
             main([stage, "--help"])
         assert left.value.code == 0
         assert stage in capsys.readouterr().out
+
+
+def test_the_truth_of_a_log_that_was_generated_anew_is_not_used(road, monkeypatch, capsys):
+    recipe, folder = road
+    monkeypatch.chdir(folder)
+    log = folder / "data" / recipe / "generated"
+    kept = log.rename(folder / "kept")
+    other = ["--set", f"{recipe}.generate.seed=7"]
+    settings = [word for item in SMALL[recipe] for word in ("--set", item)]
+    assert main(["generate", recipe, *settings, *other]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", recipe, *settings, "--metrics", "m.json", "--plots", "p"]) == 0
+    assert "was generated anew" in capsys.readouterr().out
+    assert "best_possible" not in json.loads((folder / "m.json").read_text())
+    with claimed(log, GENERATED) as claim:
+        claim.discard()
+    kept.rename(log)
