@@ -4,8 +4,10 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory):
+def world():
     """Inputs of every stage, and a server that runs commands on them."""
+    from tests.harness.operations import scratch_folder
     from tests.harness.world import World
 
-    return World(tmp_path_factory.mktemp("world"))
+    with scratch_folder("harness-") as folder:
+        yield World(folder)

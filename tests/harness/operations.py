@@ -15,7 +15,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -62,7 +61,7 @@ MODULES = [
 ]
 """Imported once, in the server that the runs are forked from."""
 PRELOAD = ("tests.harness.warm",)
-POLL_SECONDS = 0.0005
+ROOM = 2 << 30
 LONGEST_RUN = 120.0
 """Seconds after which a run counts as hanging, and is killed."""
 
@@ -315,14 +314,28 @@ def why_not() -> str | None:
     return None
 
 
+@contextmanager
+def scratch_folder(prefix: str) -> Iterator[Path]:
+    """A folder for a harness, in memory where there is room: a disk makes every sync wait."""
+    memory = Path("/dev/shm")
+    roomy = memory.is_dir() and os.access(memory, os.W_OK)
+    roomy = roomy and shutil.disk_usage(memory).free > ROOM
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=memory if roomy else None) as folder:
+        yield Path(folder)
+
+
 # trees
+
+_sums: dict[str, tuple[tuple[int, ...], str]] = {}
+"""SHA-256 of files by path, with what tells whether a file is still the same."""
 
 
 def tree(folder: Path, skip: Callable[[str], bool] = lambda name: False) -> dict[str, str]:
     """What a folder holds: of every file the SHA-256, of a link its target, of a folder ``/``."""
     found: dict[str, str] = {}
+    start = len(str(folder)) + 1
     for entry in _entries(folder):
-        name = os.path.relpath(entry.path, folder)
+        name = entry.path[start:]
         if skip(name):
             continue
         if entry.is_symlink():
@@ -330,18 +343,29 @@ def tree(folder: Path, skip: Callable[[str], bool] = lambda name: False) -> dict
         elif entry.is_dir():
             found[name] = "/"
         else:
-            with open(entry.path, "rb") as file:
-                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+            found[name] = _sum(entry)
     return found
 
 
-def _entries(folder: Path) -> Iterator[os.DirEntry]:
-    if not folder.is_dir():
+def _sum(entry: os.DirEntry) -> str:
+    status = os.stat(entry.path)
+    known = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    before = _sums.get(entry.path)
+    if before is not None and before[0] == known:
+        return before[1]
+    with open(entry.path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    _sums[entry.path] = known, digest
+    return digest
+
+
+def _entries(folder: str | Path) -> Iterator[os.DirEntry]:
+    if not os.path.isdir(folder):
         return
     for entry in sorted(os.scandir(folder), key=lambda one: one.name):
         yield entry
         if entry.is_dir(follow_symlinks=False):
-            yield from _entries(Path(entry.path))
+            yield from _entries(entry.path)
 
 
 def differences(expected: dict[str, str], found: dict[str, str]) -> list[str]:
@@ -360,13 +384,3 @@ def differences(expected: dict[str, str], found: dict[str, str]) -> list[str]:
 def copied(source: Path, target: Path) -> None:
     """Copies a tree with its links, times and hard links."""
     subprocess.run(["cp", "-a", str(source), str(target)], check=True)
-
-
-@contextmanager
-def timed(what: dict[str, float], name: str) -> Iterator[None]:
-    """Adds the seconds of a block to ``what[name]``."""
-    begin = time.monotonic()
-    try:
-        yield
-    finally:
-        what[name] = what.get(name, 0.0) + time.monotonic() - begin

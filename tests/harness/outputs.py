@@ -17,14 +17,13 @@ import argparse
 import os
 import shutil
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.harness.kills import distinct
-from tests.harness.operations import copied, tree
+from tests.harness.operations import copied, scratch_folder, tree
 from tests.harness.world import DASK, LAST_DAY, World, fault_of, without_random
 
 REFUSE, ACCEPT, EITHER = "refuse", "accept", "either"
@@ -52,6 +51,8 @@ FILES = {
     "next.csv": "lists",
 }
 ASKED = "logs/asked"
+MOST_PARTS = 12
+"""Changed folders up to which they alone are restored, not the whole playground."""
 INNER = {
     "generated": "log",
     "features": "train",
@@ -321,8 +322,19 @@ class Playground:
     def __init__(self, world: World) -> None:
         self.world = world
         self._build()
-        self.kept = world.keep("playground")
-        self.before = tree(world.case)
+        self.base = world.keep("base")
+        self.kind = ""
+
+    def prepare(self, kind: str) -> None:
+        """Makes it ready for options that write outputs of ``kind``."""
+        if kind == self.kind:
+            return
+        self.kind = kind
+        self.world.empty()
+        self.world.put(self.base)
+        self._own_outputs(kind)
+        self.kept = self.world.keep("playground")
+        self.before = tree(self.world.case)
 
     def _build(self) -> None:
         world, case = self.world, self.world.case
@@ -337,7 +349,6 @@ class Playground:
             shutil.copyfile(log, case / name)
         self._finish_stages()
         self._users_files()
-        self._own_outputs()
         self._links()
 
     def _finish_stages(self) -> None:
@@ -397,34 +408,33 @@ class Playground:
             for ending in (".lock", ".tmp", ".1234.partial", ".bak"):
                 (hidden / f"{name}{ending}").write_text("mine")
 
-    def _own_outputs(self) -> None:
-        """Copies of outputs of each kind, to which a user did something."""
+    def _own_outputs(self, kind: str) -> None:
+        """Copies of an output, to which a user did something."""
         case = self.world.case
         (case / "own").mkdir()
         (case / "safe").mkdir()
-        for path, kind in OUTPUTS.items():
-            if (case / "own" / f"{kind}-copy").exists():
-                continue
-            inner = INNER.get(kind)
-            for what, change in {
-                "copy": lambda at: None,
-                "linked": lambda at: None,
-                "notes": lambda at: (at / "notes.txt").write_text("mine"),
-                "deep-notes": lambda at, inner=inner: _write(at / (inner or "a") / "notes.txt"),
-                "folder": lambda at: _write(at / "mine" / "deep" / "notes.txt"),
-                "like-ours": lambda at: _write(at / "manifest.json.bak"),
-                "inner-link": lambda at, inner=inner: _link_folder(at, inner, case / "safe"),
-                "inner-file-link": lambda at: _link_file(at, case / "safe"),
-                "hard": lambda at: _link_hard(at, case / "safe"),
-                "unmarked": _remove_markers,
-                "old": lambda at: (at / ".merlin-pipeline").write_text(""),
-                "unmarked-notes": lambda at: (_remove_markers(at), _write(at / "notes.txt")),
-            }.items():
-                at = case / "own" / f"{kind}-{what}"
-                copied(case / path, at)
-                change(at)
-        for path, kind in FILES.items():
+        path = next(path for path, one in {**OUTPUTS, **FILES}.items() if one == kind)
+        if path in FILES:
             shutil.copyfile(case / path, case / "own" / f"{kind}{Path(path).suffix}")
+            return
+        inner = INNER.get(kind)
+        for what, change in {
+            "copy": lambda at: None,
+            "linked": lambda at: None,
+            "notes": lambda at: (at / "notes.txt").write_text("mine"),
+            "deep-notes": lambda at: _write(at / (inner or "a") / "notes.txt"),
+            "folder": lambda at: _write(at / "mine" / "deep" / "notes.txt"),
+            "like-ours": lambda at: _write(at / "manifest.json.bak"),
+            "inner-link": lambda at: _link_folder(at, inner, case / "safe"),
+            "inner-file-link": lambda at: _link_file(at, case / "safe"),
+            "hard": lambda at: _link_hard(at, case / "safe"),
+            "unmarked": _remove_markers,
+            "old": lambda at: (at / ".merlin-pipeline").write_text(""),
+            "unmarked-notes": lambda at: (_remove_markers(at), _write(at / "notes.txt")),
+        }.items():
+            at = case / "own" / f"{kind}-{what}"
+            copied(case / path, at)
+            change(at)
 
     def _links(self) -> None:
         case = self.world.case
@@ -446,8 +456,32 @@ class Playground:
 
     def restore(self) -> None:
         """Makes the playground what it was."""
-        self.world.empty()
-        self.world.put(self.kept)
+        after = tree(self.world.case)
+        names = self.before.keys() | after.keys()
+        changed = [name for name in names if self.before.get(name) != after.get(name)]
+        parts = {"/".join(name.split("/")[:2]) for name in changed}
+        tops = {part for part in parts if part.split("/")[0] not in parts}
+        linked = any("hard" in part or part.startswith("logs") for part in tops)
+        self._empty_tmp()
+        if linked or len(parts) > MOST_PARTS:
+            self.world.empty()
+            self.world.put(self.kept)
+            return
+        for part in parts:
+            for folder, ours in ((self.world.case, True), (self.kept, False)):
+                one = folder / part
+                if ours and os.path.lexists(one):
+                    shutil.rmtree(one) if one.is_dir() and not one.is_symlink() else one.unlink()
+                elif not ours and os.path.lexists(one):
+                    (self.world.case / part).parent.mkdir(parents=True, exist_ok=True)
+                    copied(one, self.world.case / part)
+        for part in {part.split("/")[0] for part in parts}:
+            if not os.path.lexists(self.kept / part) and (self.world.case / part).is_dir():
+                shutil.rmtree(self.world.case / part)
+
+    def _empty_tmp(self) -> None:
+        for entry in os.scandir(self.world.tmp):
+            shutil.rmtree(entry.path) if entry.is_dir() else os.unlink(entry.path)
 
     def attempt(self, text: str, place: Place, allowed: Sequence[str]) -> tuple[str, list[str]]:
         """Runs a command; how it ended, and what is wrong.
@@ -460,7 +494,8 @@ class Playground:
         ended = world.run(text, roots=())
         after = tree(world.case)
         if ended.status != 0:
-            faults += [f"failed, but {what}" for what in _changes(self.before, after, "")]
+            changed = _changes(self.before, after, "")
+            faults += [f"failed, but {', '.join(changed)}"] if changed else []
             if place.expected == ACCEPT:
                 faults.append(
                     f"refused: {ended.errors[0] if ended.errors else ended.output[-200:]}"
@@ -483,6 +518,8 @@ class Playground:
             faults += [f"a second time: {what}" for what in changed]
         if ended.status == 0 or after != self.before or left:
             self.restore()
+            if tree(world.case) != self.before:
+                raise RuntimeError(f"not restored: {_changes(self.before, tree(world.case), '')}")
         return {0: "ended with 0", 1: "refused"}.get(ended.status, "otherwise"), faults
 
 
@@ -560,6 +597,7 @@ def _changes(
 def try_option(playground: Playground, option: Option, every: int, first: int) -> Tally:
     """Points one option at every K-th place."""
     tally = Tally(option.name)
+    playground.prepare(option.kind)
     case = playground.world.case
     seen = set()
     for number, place in enumerate(places(option)):
@@ -586,6 +624,7 @@ def try_option(playground: Playground, option: Option, every: int, first: int) -
 def try_twofold(playground: Playground) -> Tally:
     """Runs the commands whose outputs are in each other."""
     tally = Tally("outputs in each other")
+    playground.prepare("plots")
     for place in twofold():
         how, faults = playground.attempt(place.path, place, ["z"])
         tally.tries += 1
@@ -637,10 +676,8 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", default=[], metavar="OPTION")
     parser.add_argument("--every", type=int, default=1, help="K-th place (default: 1)")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="outputs-") as folder:
-        tallies = try_all(
-            Path(folder), given.only, given.every, lambda line: print(line, flush=True)
-        )
+    with scratch_folder("outputs-") as folder:
+        tallies = try_all(folder, given.only, given.every, lambda line: print(line, flush=True))
     print(f"\n{HEADER}")
     for tally in tallies:
         print(row(tally))

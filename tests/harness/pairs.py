@@ -17,7 +17,6 @@ ended. Then:
 import argparse
 import shutil
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +24,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.harness.kills import KEEPS_RUNS, distinct, numbers
-from tests.harness.operations import CHANGE, PAUSE, READ, Ended, Operation, copied, tree
+from tests.harness.operations import (
+    CHANGE,
+    PAUSE,
+    READ,
+    Ended,
+    Operation,
+    copied,
+    scratch_folder,
+    tree,
+)
 from tests.harness.world import (
     LAST_DAY,
     World,
@@ -506,11 +514,9 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", default=[], metavar="TEXT")
     parser.add_argument("--most", type=int, default=20, help="tries of each pair (default: 20)")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="pairs-") as folder:
+    with scratch_folder("pairs-") as folder:
         print(HEADER, flush=True)
-        tallies = try_all(
-            Path(folder), options.only, options.most, lambda line: print(line, flush=True)
-        )
+        tallies = try_all(folder, options.only, options.most, lambda line: print(line, flush=True))
     print(f"\n{HEADER}")
     for tally in tallies:
         print(row(tally))
