@@ -5,10 +5,14 @@ import logging
 import multiprocessing
 import multiprocessing.util
 import os
+import re
+import secrets
+import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from multiprocessing import forkserver, resource_tracker
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -17,6 +21,7 @@ import core.merlin  # noqa: F401  (sets what Dask must be told before it is impo
 from core import frames, gpu, signals, sums
 from core.console import progress
 from core.errors import UserError
+from core.locks import Busy, locked
 from core.settings import Settings
 
 REDUCE_WIDTH = 8
@@ -28,6 +33,7 @@ SILENT = logging.CRITICAL + 1
 """A level above that of any record."""
 CONNECT_TIMEOUT = "30s"
 LONGEST_SOCKET_FOLDER = 60
+SCRATCH = re.compile(r"merlin-pipeline-dask-[0-9a-f]{16}")
 GPU_WORKER_MEMORY = 16 * 2**30
 """Of the host, for each worker with a GPU, at least: Dask ends a worker that takes more than its
 share, and cuDF's libraries alone take gigabytes."""
@@ -199,15 +205,23 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _scratch() -> tempfile.TemporaryDirectory:
-    """A folder for what the workers spill, deleted however the run ends."""
+@contextlib.contextmanager
+def _scratch() -> Iterator[str]:
+    """Gives a folder for what the workers spill; removes it, and those that killed runs left."""
     import dask
 
-    return tempfile.TemporaryDirectory(
-        prefix="merlin-pipeline-dask-",
-        dir=dask.config.get("temporary-directory", None),
-        ignore_cleanup_errors=True,
-    )
+    parent = Path(dask.config.get("temporary-directory", None) or tempfile.gettempdir())
+    for old in parent.iterdir():
+        if SCRATCH.fullmatch(old.name) and not old.is_symlink() and old.is_dir():
+            with contextlib.suppress(Busy, OSError), locked(old):
+                shutil.rmtree(old)
+    folder = parent / f"merlin-pipeline-dask-{secrets.token_hex(8)}"
+    with locked(folder):
+        folder.mkdir(mode=0o700)
+        try:
+            yield str(folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _connect(address: str | None) -> Any:

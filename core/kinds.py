@@ -33,6 +33,7 @@ class Kind:
         proof: sets of files, of which one set is in each folder that an older version wrote: the
             pattern of a name, and the keys that the JSON object in it has (none: anything).
         nested: whether folders below it are outputs with markers of their own.
+        tracked: whether a data version control tracks files in it, and puts a ``.gitignore`` there.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Kind:
     names: str
     proof: tuple[Mapping[str, tuple[str, ...]], ...] = ()
     nested: bool = False
+    tracked: bool = False
 
     def wrote_before(self, folder: Path, names: Iterable[str]) -> bool:
         """Whether an older version wrote all of ``names``, the files of ``folder``."""
@@ -73,7 +75,8 @@ def has_keys(path: Path, keys: Iterable[str]) -> bool:
 GENERATED = Kind(
     "generated log",
     "generate",
-    r"manifest\.json|[^/]+\.parquet|profile_C\d+\.json|log/[^/]+",
+    r"manifest\.json|(truth|items|part-\d{5})\.parquet|profile_C\d+\.json"
+    r"|log/(day_\d+(\.gz)?|events_day_\d+\.csv)",
     (
         {"manifest.json": ("format", "settings", "files", "truth")},
         {"manifest.json": ("settings", "rows", "shards", "bayes")},
@@ -89,7 +92,8 @@ FEATURES = Kind(
     "features",
     "preprocess",
     rf"plan\.json|manifest\.json|schema\.json|(train|valid|test)/{PART}|{STATE_FILES}"
-    r"|held_out/(held_out\.json|[^/]+\.parquet)|events/.+",
+    r"|held_out/(held_out\.json|(raw|events|ratings|support)[-\d]*\.parquet)"
+    r"|events/(\d{4}/\d{5}\.parquet|[a-z]+-\d{4}\.parquet|counts/.+)",
     ({"plan.json": ("settings", "raw", "code")},),
 )
 MODEL = Kind(
@@ -97,6 +101,7 @@ MODEL = Kind(
     "train",
     rf"{WEIGHTS}|{CHECKPOINT}",
     ({"model.json": ("recipe", "model", "settings", "features")}, {CHECKPOINT: ()}),
+    tracked=True,
 )
 PROFILE = Kind(
     "profile",
@@ -119,7 +124,7 @@ DATA_PLOTS = Kind(
 PLOTS = Kind(
     "plots",
     "evaluate",
-    r"(roc|precision_recall|reliability|by_session_length|by_popularity)\.json",
+    r"(roc|precision_recall|reliability|by_session_length|by_popularity|metrics)\.json",
     (
         {name: () for name in (r"roc\.json", r"precision_recall\.json", r"reliability\.json")},
         {name: () for name in (r"by_session_length\.json", r"by_popularity\.json")},
@@ -135,6 +140,7 @@ COMPARISON = Kind(
         {r"plan/[^/]+\.json": ("model", "settings", "train", "splits")},
     ),
     nested=True,
+    tracked=True,
 )
 PLAN = Kind(
     "plan of a comparison",
@@ -148,6 +154,7 @@ RUN = Kind(
     RUN_FILES,
     ({r"run\.json": ("seed", "features", "code")},),
     nested=True,
+    tracked=True,
 )
 COMPARISON_PAGE = Kind(
     "page of a comparison",
@@ -162,6 +169,7 @@ WINDOWS = Kind(
     rf"|incremental/[^/]+/seed-\d+/(model/)?{RUN_FILES})",
     ({r"day-\d+/features/plan\.json": ("settings", "raw", "code")},),
     nested=True,
+    tracked=True,
 )
 VIEW = Kind("view of features", "windows", rf"view\.json|{FEATURES.names}")
 WINDOW_PLOTS = Kind(

@@ -12,6 +12,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shlex
 import socket
 import sys
@@ -40,6 +41,7 @@ NETWORK = (
 )
 """Beginnings of the names of file systems that several machines may share."""
 COMMAND_LENGTH, RECORD_BYTES = 200, 1 << 16
+ATTEMPTS = 100
 READ_ATTEMPTS, READ_WAIT_SECONDS = 5, 0.02
 
 
@@ -48,8 +50,8 @@ class Busy(UserError):
 
 
 def lock_file(path: Path) -> Path:
-    """The lock of an output: beside it, or in a folder that is a mount point."""
-    if path.is_dir() and os.path.ismount(path):
+    """The lock of an output: beside it, or in a folder beside which nothing can be written."""
+    if path.is_dir() and (os.path.ismount(path) or not os.access(path.parent, os.W_OK)):
         return path / SUFFIX
     return path.with_name(f".{path.name}{SUFFIX}")
 
@@ -91,7 +93,7 @@ def holder(path: str | Path) -> str:
 
 def _acquire(path: Path, file: Path) -> int:
     """An open, locked lock file that holds our record."""
-    while True:
+    for _ in range(ATTEMPTS):
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         try:
             locks = _try_lock(descriptor)
@@ -107,12 +109,17 @@ def _acquire(path: Path, file: Path) -> int:
             record = _read(descriptor)
             if record is not None and _may_live(record, locks, _on_network(file)):
                 raise _busy(path, file, record)
-            _write(descriptor)
+            try:
+                _write(descriptor)
+            except OSError:
+                file.unlink()
+                raise
             return descriptor
         except BaseException:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
             raise
+    raise _busy(path, file, None)
 
 
 def _try_lock(descriptor: int) -> bool | None:
@@ -235,14 +242,16 @@ def _began(process: int) -> str | None:
 def _on_network(file: Path) -> bool:
     """Whether a file may be on a file system that other machines share."""
     try:
-        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+        mounts = Path("/proc/self/mountinfo").read_bytes().splitlines()
     except OSError:
         return False
-    best, kind = "", ""
-    folder = f"{file.parent}/"
+    best, kind = b"", ""
+    folder = os.fsencode(file.parent) + b"/"
     for line in mounts:
-        left, _, right = line.partition(" - ")
-        point = left.split()[4].encode().decode("unicode_escape").rstrip("/") + "/"
+        left, _, right = line.partition(b" - ")
+        # Blanks and line ends are written as three octal digits.
+        point = re.sub(rb"\\([0-7]{3})", lambda digits: bytes([int(digits[1], 8)]), left.split()[4])
+        point = point.rstrip(b"/") + b"/"
         if folder.startswith(point) and len(point) >= len(best):
-            best, kind = point, right.split()[0]
+            best, kind = point, right.split()[0].decode()
     return kind.startswith(NETWORK)

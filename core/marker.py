@@ -22,6 +22,9 @@ from core.sums import is_inside
 INNER_LOCK = f"{MARKER}.lock"
 """The lock of an output that is a mount point, which has no place beside it."""
 SCRATCH = re.compile(r"\.work-[0-9a-f]{16}")
+GIT_IGNORE = ".gitignore"
+SIBLING = re.compile(r"\.(.+)\.[0-9a-f]{16}\.(partial|old)", re.DOTALL)
+"""Name of a folder that is built beside an output (:mod:`core.siblings`)."""
 SHOWN = 3
 
 
@@ -69,6 +72,14 @@ def read_marker(folder: Path) -> Marker | None:
         return None
 
 
+def is_sibling(folder: Path) -> bool:
+    """Whether a run made a folder beside an output: by its name, and empty or with a marker."""
+    if not SIBLING.fullmatch(folder.name):
+        return False
+    left = [name for name in os.listdir(folder) if temporary_of(name) != MARKER]
+    return not left or read_marker(folder) is not None
+
+
 def list_files(folder: Path, *names: str) -> None:
     """Lists files in the marker of an output folder before they are written there.
 
@@ -107,7 +118,7 @@ def check_owned(folder: Path, kind: Kind) -> None:
         raise UserError(
             f"{folder}: the output of another stage ({marker.kind}); name another folder"
         )
-    foreign = _unlisted(folder, marker, kind.nested)
+    foreign = _unlisted(folder, marker, kind)
     if foreign:
         _refuse(folder, foreign)
 
@@ -122,7 +133,7 @@ def _refuse(folder: Path, foreign: list[str]) -> None:
 
 def _taken_over(folder: Path, kind: Kind) -> Marker:
     """The marker of a folder without one: empty, or written by an older version."""
-    names = _unlisted(folder, Marker(kind.name), False)
+    names = _unlisted(folder, Marker(kind.name), kind)
     if not names:
         return Marker(kind.name)
     plain = not any((folder / name).is_symlink() for name in names)
@@ -138,7 +149,7 @@ def _taken_over(folder: Path, kind: Kind) -> Marker:
     raise AssertionError
 
 
-def _unlisted(folder: Path, marker: Marker, nested: bool) -> list[str]:
+def _unlisted(folder: Path, marker: Marker, kind: Kind) -> list[str]:
     """Relative names of what ``folder`` holds and no run wrote, in order."""
     files = marker.files
     parents = {parent.as_posix() for name in files for parent in Path(name).parents}
@@ -148,21 +159,25 @@ def _unlisted(folder: Path, marker: Marker, nested: bool) -> list[str]:
         for name in sorted(folders):
             path = at / name
             relative = path.relative_to(folder).as_posix()
-            below = None if path.is_symlink() or not nested else read_marker(path)
+            below = None if path.is_symlink() or not kind.nested else read_marker(path)
             if path.is_symlink():
                 foreign.append(relative)
             elif relative in marker.scratch:
                 folders.remove(name)
+            elif kind.nested and is_sibling(path):
+                folders.remove(name)  # Goes with the next run that writes what it is beside.
             elif below is not None:
                 folders.remove(name)
-                foreign += [f"{relative}/{one}" for one in _unlisted(path, below, nested)]
-            elif relative not in parents and not any(path.iterdir()) and not nested:
+                foreign += [f"{relative}/{one}" for one in _unlisted(path, below, kind)]
+            elif relative not in parents and not any(path.iterdir()) and not kind.nested:
                 foreign.append(f"{relative}/")
         for name in sorted(names):
             path = at / name
             relative = path.relative_to(folder).as_posix()
             base = temporary_of(name)
             ours = (path.with_name(base) if base else path).relative_to(folder).as_posix()
+            if kind.tracked and name == GIT_IGNORE:
+                continue  # Written by DVC, and never deleted.
             if path.is_symlink() or (ours not in files and ours not in (MARKER, INNER_LOCK)):
                 foreign.append(relative)
     return foreign
@@ -226,6 +241,14 @@ def _is_real(folder: Path, name: Path) -> bool:
 
 
 def remove_tree(folder: Path) -> None:
-    """Deletes a folder of temporary files whole; a link in its place stays."""
-    if not folder.is_symlink():
-        shutil.rmtree(folder, ignore_errors=True)
+    """Deletes a folder of temporary files whole, its marker last; a link in its place stays."""
+    if folder.is_symlink() or not folder.is_dir():
+        return
+    for entry in sorted(os.scandir(folder), key=lambda one: one.name == MARKER):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                os.unlink(entry.path)
+    with contextlib.suppress(OSError):
+        folder.rmdir()

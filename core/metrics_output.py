@@ -5,17 +5,22 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from core.artifacts import write_json
+from core.artifacts import atomic_path, write_json
 from core.errors import UserError
 from core.kinds import Kind, has_keys
-from core.outputs import Claim, claimed, claimed_file, resolved
+from core.outputs import Claim, check_replaceable, claimed, claimed_file, resolved
 
 
 class MetricsOutput:
     """A claimed metrics file and folder of plots."""
 
-    def __init__(self, file: Path, plots: Claim) -> None:
-        self.file, self.plots = file, plots
+    def __init__(self, file: Path, plots: Claim, keys: Iterable[str]) -> None:
+        self.file, self.plots, self._keys = file, plots, tuple(keys)
+
+    def _remove_file(self) -> None:
+        """Deletes the old metrics, at the last moment before the plots change."""
+        check_replaceable(self.file, lambda path: has_keys(path, self._keys))
+        self.file.unlink(missing_ok=True)
 
     def publish(self, metrics: Any, write_plots: Callable[[Path], None]) -> None:
         """Writes both. Killed at any moment, no metrics are beside plots of another run.
@@ -24,16 +29,15 @@ class MetricsOutput:
             metrics: JSON.
             write_plots: fills an empty folder.
         """
-        inside = self.file.is_relative_to(self.plots.folder)
         with self.plots.building() as folder:
             write_plots(folder)
-            if inside:
+            if self.file.is_relative_to(self.plots.folder):
                 write_json(folder / self.file.relative_to(self.plots.folder), metrics)
-            else:
-                self.file.unlink(missing_ok=True)
-            self.plots.publish(folder)
-            if not inside:
-                write_json(self.file, metrics)
+                self.plots.publish(folder)
+                return
+            with atomic_path(self.file) as partial:
+                write_json(partial, metrics)
+                self.plots.publish(folder, self._remove_file)
 
 
 @contextlib.contextmanager
@@ -60,9 +64,9 @@ def claimed_metrics(
         if resolved(file).is_relative_to(claim.folder):
             if resolved(file) == claim.folder:
                 raise UserError(f"{file}: is named for the metrics and for the plots; name two")
-            yield MetricsOutput(resolved(file), claim)
+            yield MetricsOutput(resolved(file), claim, keys)
             return
         if claim.folder.is_relative_to(resolved(file)):
             raise UserError(f"{file}: is named for the metrics and holds the plots; name another")
         with claimed_file(file, inputs, lambda path: has_keys(path, keys)) as whole:
-            yield MetricsOutput(whole, claim)
+            yield MetricsOutput(whole, claim, keys)

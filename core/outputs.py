@@ -58,7 +58,7 @@ class Claim:
     def add(self, *names: str) -> None:
         """Lists files before they are written; makes the folder."""
         self.folder.mkdir(exist_ok=True)
-        if not (self.folder / MARKER).is_file() or not (self.folder / MARKER).stat().st_size:
+        if read_marker(self.folder) is None:
             Marker(self.kind.name).write(self.folder)
         list_files(self.folder, *names)
 
@@ -78,8 +78,10 @@ class Claim:
         marker = self.marker
         for name in marker.scratch:
             remove_tree(self.folder / name)
-        if marker.scratch:
-            marker.scratch.clear()
+        # On a network file system a file that is still open is not gone.
+        left = {name for name in marker.scratch if os.path.lexists(self.folder / name)}
+        if left != marker.scratch:
+            marker.scratch = left
             marker.write(self.folder)
 
     def remove(self, *names: str) -> None:
@@ -129,9 +131,12 @@ class Claim:
         Marker(self.kind.name, unfinished=True).write(staging)
         return staging
 
-    def publish(self, staging: Path) -> None:
+    def publish(self, staging: Path, just_before: Callable[[], None] = lambda: None) -> None:
         """Puts ``staging`` in the output's place; the old output is at ``staging`` then, if there
         was one.
+
+        Args:
+            just_before: called when nothing but the replacement is left to do.
 
         Raises:
             UserError: meanwhile somebody put other files into the output.
@@ -142,8 +147,9 @@ class Claim:
             if not path.is_dir() and path.name != MARKER
         }
         Marker(self.kind.name, names).write(staging)
+        check_owned(self.folder, self.kind)
+        just_before()
         if os.path.lexists(self.folder):
-            check_owned(self.folder, self.kind)
             exchange(staging, self.folder)
         else:
             os.rename(staging, self.folder)
@@ -205,16 +211,25 @@ def claimed_file(
         if not nested:
             stack.enter_context(locked(file))
             _check_outside(file)
-        if os.path.lexists(file) and not replaceable(file):
-            raise UserError(
-                f"{file}: holds something else than this command writes, which would be lost; name "
-                "another file, or delete it first"
-            )
+        check_replaceable(file, replaceable)
         remove_file_leftovers(file)
         for held in _held.get():
             if held in file.parents:
                 list_files(held, file.relative_to(held).as_posix())
         yield file
+
+
+def check_replaceable(file: Path, replaceable: Callable[[Path], bool]) -> None:
+    """Checks that an output file may be written: absent, empty, or an earlier output.
+
+    Raises:
+        UserError: it may not.
+    """
+    if os.path.lexists(file) and file.stat().st_size and not replaceable(file):
+        raise UserError(
+            f"{file}: holds something else than this command writes, which would be lost; name "
+            "another file, or delete it first"
+        )
 
 
 @contextlib.contextmanager

@@ -14,9 +14,16 @@ from pathlib import Path
 from core.artifacts import MARKER, PARTIAL, temporary_of
 from core.console import say
 from core.kinds import Kind
-from core.marker import Marker, read_marker, remove_files, remove_listed, remove_tree
+from core.marker import (
+    Marker,
+    is_sibling,
+    read_marker,
+    remove_files,
+    remove_listed,
+    remove_tree,
+)
 
-ASIDE = ".old"
+ASIDE, KEPT = ".old", ".kept"
 
 
 def sibling(path: Path, ending: str = PARTIAL) -> Path:
@@ -29,10 +36,9 @@ def _siblings(path: Path, ending: str) -> list[Path]:
     pattern = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{16}}{re.escape(ending)}")
     ours = []
     for entry in os.scandir(path.parent):
-        if pattern.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
-            left = [name for name in os.listdir(entry.path) if temporary_of(name) != MARKER]
-            if not left or read_marker(Path(entry.path)) is not None:
-                ours.append(Path(entry.path))
+        named = pattern.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
+        if named and is_sibling(Path(entry.path)):
+            ours.append(Path(entry.path))
     return sorted(ours, key=lambda one: one.stat().st_mtime_ns)
 
 
@@ -40,10 +46,10 @@ def finish_replacement(folder: Path) -> None:
     """Ends a replacement that was killed between two renames (see :func:`exchange`)."""
     if os.path.lexists(folder):
         return
-    whole = [one for one in _siblings(folder, PARTIAL) if _is_finished(one)]
-    for candidates in (whole, _siblings(folder, ASIDE)):
-        if candidates and not os.path.lexists(folder):
-            os.rename(candidates[-1], folder)
+    aside = _siblings(folder, ASIDE)
+    if aside:  # Two folders that were exchanged in one step leave none.
+        whole = [one for one in _siblings(folder, PARTIAL) if _is_finished(one)]
+        os.rename((whole or aside)[-1], folder)
 
 
 def _is_finished(folder: Path) -> bool:
@@ -72,9 +78,13 @@ def remove_file_leftovers(file: Path) -> None:
         remove_sibling(one)
 
 
-def remove_sibling(folder: Path) -> None:
+def remove_sibling(folder: Path, kept: Path | None = None) -> None:
     """Deletes a folder that a run made beside its output: an unfinished one whole, an old output
-    as far as its marker lists it. What somebody put into it meanwhile stays, and is named."""
+    as far as its marker lists it. What somebody put into it meanwhile is kept, and named.
+
+    Args:
+        kept: the name that the folder has then; None: its own, ending in ``.kept``.
+    """
     if not os.path.lexists(folder):
         return
     marker = read_marker(folder)
@@ -88,7 +98,10 @@ def remove_sibling(folder: Path) -> None:
         with contextlib.suppress(OSError):
             folder.rmdir()
     if folder.is_dir():
-        say(f"{folder}: holds what was put into the output while it was replaced; it is kept there")
+        name = folder.name.removesuffix(PARTIAL).removesuffix(ASIDE)
+        kept = kept or folder.with_name(f"{name}{KEPT}")
+        os.rename(folder, kept)
+        say(f"{kept}: holds what was put into the output while it was replaced")
 
 
 _RENAME_EXCHANGE, _AT_FDCWD = 2, -100
@@ -109,5 +122,9 @@ def exchange(staging: Path, folder: Path) -> None:
             raise OSError(number, os.strerror(number), str(folder))
     aside = sibling(folder, ASIDE)
     os.rename(folder, aside)
-    os.rename(staging, folder)
+    try:
+        os.rename(staging, folder)
+    except BaseException:
+        os.rename(aside, folder)
+        raise
     os.rename(aside, staging)

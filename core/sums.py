@@ -44,8 +44,10 @@ def sums_of(folder: str | Path, names: Iterable[str]) -> Sums:
     return {name: sum_of(Path(folder) / name) for name in sorted(names)}
 
 
-_expected: dict[str, dict[str, Any] | None] = {}
-"""Sums of the files that a run reads, by absolute path; None once a file was checked."""
+_expected: dict[str, dict[str, Any]] = {}
+"""Sums of the files that a run reads, by absolute path."""
+_checked: dict[str, tuple[int, ...]] = {}
+"""What tells whether a file that was checked is still the same one."""
 
 
 def expect(folder: str | Path, files: Sums) -> list[str]:
@@ -64,10 +66,12 @@ def forget(paths: Iterable[str]) -> None:
     """Ends what :func:`expect` began."""
     for path in paths:
         _expected.pop(path, None)
+        _checked.pop(path, None)
 
 
 def check_expected(path: str | Path) -> None:
-    """Reads a file against its size and sum, if they are expected and it was not checked yet.
+    """Reads a file against its size and sum, if they are expected and this very file was not
+    checked yet.
 
     Raises:
         UserError: it is not what was written.
@@ -76,13 +80,17 @@ def check_expected(path: str | Path) -> None:
     entry = _expected.get(key)
     if entry is None:
         return
+    status = os.stat(path)
+    identity = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    if _checked.get(key) == identity:
+        return
     if sum_of(path) != entry:
         raise UserError(
             f"{path}: altered since it was written (its checksum does not match); run the stage "
             "that made it again"
         )
     if key in _expected:
-        _expected[key] = None
+        _checked[key] = identity
 
 
 def files_below(folder: str | Path) -> list[str]:
@@ -144,7 +152,7 @@ def _check_sums(path: str | Path, files: Any) -> None:
 def is_inside(name: str) -> bool:
     """Whether ``name`` is a plain relative path that stays below the folder it is of."""
     parts = PurePosixPath(name).parts
-    plain = name == "/".join(parts) and "\\" not in name and "\0" not in name
+    plain = name == "/".join(parts) and "\0" not in name and (os.sep == "/" or "\\" not in name)
     return plain and bool(parts) and parts[0] != "/" and ".." not in parts
 
 
@@ -176,6 +184,7 @@ class Contents:
         self.folder, self.made_by, self._links = Path(folder), made_by, links
         self._checked: dict[str, tuple[int, ...]] = {}
         self.manifest = self.folder / manifest
+        self._settled = False
         self._identity = _identity(self.manifest, links)
         if self._identity is None and os.path.lexists(self.manifest):
             raise UserError(f"{self.manifest}: is a link, no plain file, or too long")
@@ -251,11 +260,23 @@ class Contents:
         try:
             yield self
         except Exception:
-            self.confirm()
+            if not self._settled:
+                self.confirm()
             raise
         finally:
             forget(added)
+        if not self._settled:
+            self.confirm()
+
+    def settle(self) -> None:
+        """Checks for the last time that the folder is still the one that was read: what is written
+        from here on is of that one, whatever becomes of the folder.
+
+        Raises:
+            Replaced: it is not.
+        """
         self.confirm()
+        self._settled = True
 
     def _check_size(self, name: str) -> Path:
         path = self.folder / name

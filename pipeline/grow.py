@@ -22,7 +22,7 @@ from core.merlin import Workflow
 from core.outputs import Claim, claimed
 from core.settings import Settings
 from core.siblings import remove_sibling
-from core.sums import FILES, Sums, files_below, sums_of
+from core.sums import FILES, Contents, Sums, files_below, sums_of
 from pipeline import fitting, held_out, preprocess
 from pipeline.feature_folder import open_features
 from pipeline.held_out import HELD_OUT, Settled
@@ -66,7 +66,7 @@ def grow(
     with claimed(features, kinds.FEATURES, [raw], resumable=True) as claim:
         try:
             with open_raw(raw).watched() as log:
-                return _grow(recipe, raw, log.record, claim, settings, cluster)
+                return _grow(recipe, raw, log, claim, settings, cluster)
         except UserError:
             _discard(claim.stopped)
             raise
@@ -80,12 +80,12 @@ def _discard(staging: Path | None) -> None:
 def _grow(
     recipe: str,
     raw: Path,
-    manifest: dict[str, Any],
+    log: Contents,
     claim: Claim,
     settings: Settings | None,
     cluster: ClusterSettings | None,
 ) -> dict[str, Any]:
-    features = claim.folder
+    features, manifest = claim.folder, log.record
     plan, before = _finished(features, recipe)
     made = settings_class(f"{recipe}.preprocess")(**plan["settings"])
     settings = _checked_settings(features, made, settings)
@@ -125,6 +125,7 @@ def _grow(
         sums,
         lambda: shutil.rmtree(staging / EVENTS, ignore_errors=True),
     )
+    log.settle()
     claim.publish(staging)
     remove_sibling(staging)
     return whole

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.artifacts import read_json, write_json
+from core.artifacts import atomic_path, read_json, write_json
 from core.errors import UserError
 from pipeline.splits import SplitSettings
 
@@ -120,4 +120,5 @@ def link(path: str | Path, target: Path) -> None:
     try:
         os.link(path, target)
     except OSError:
-        shutil.copy2(path, target)
+        with atomic_path(target) as partial:
+            shutil.copy2(path, partial)

@@ -39,6 +39,7 @@ from core.settings import Settings
 from core.sums import (
     FILES,
     Contents,
+    Replaced,
     Sums,
     files_below,
     read_manifest,
@@ -119,31 +120,49 @@ def preprocess(
         The manifest that was written to ``output/manifest.json``.
     """
     raw = Path(raw)
-    with claimed(output, kinds.FEATURES, [raw]) as claim, open_raw(raw).watched() as log:
-        output, manifest = claim.folder, log.record
-        begin(claim, plan_of(settings, manifest))
-        scratch = claim.scratch()
-        cluster = cluster or ClusterSettings()
-        with (
-            dask_cluster.start(cluster) as client,
-            dask_cluster.expecting(client, cluster, raw, log.files or {}),
-        ):
-            device = dask_cluster.device_of(client, cluster)
-            job = prepare(client, raw, manifest, settings, scratch / EVENTS, None)
-            workflow = job.workflow()
-            say(f"fitting the workflow on {len(training_sources(job))} part(s)")
-            sources, spill = training_sources(job), scratch / EVENTS / COUNTS
-            fitting.fit(client, workflow, sources, job.read, "train", job.schema, spill, device)
-            save_state(workflow, scratch / STATE)
-            publish_folder(claim, STATE)
-            claim.add(*(part.name for part in job.parts))
-            needed = ("train", "valid") if settings.split.valid else ("train",)
-            done, sums = apply(client, workflow, job, output, needed, device)
-            if job.hold_out is not None:
-                held_out.save(scratch / HELD_OUT, recipe, manifest, job.hold_out)
-                publish_folder(claim, HELD_OUT)
-        log.confirm()
-        return finish(output, workflow, done, sums, claim.drop_scratch)
+    with claimed(output, kinds.FEATURES, [raw]) as claim:
+        log = open_raw(raw)
+        try:
+            with log.watched():
+                return _made(recipe, prepare, log, claim, settings, cluster or ClusterSettings())
+        except Replaced:
+            # Nothing tells which of the parts are of which log.
+            claim.clear(first=(MANIFEST, PLAN))
+            raise
+
+
+def _made(
+    recipe: str,
+    prepare: Prepare,
+    log: Contents,
+    claim: Claim,
+    settings: Settings,
+    cluster: ClusterSettings,
+) -> dict[str, Any]:
+    raw = log.folder
+    output, manifest = claim.folder, log.record
+    begin(claim, plan_of(settings, manifest))
+    scratch = claim.scratch()
+    with (
+        dask_cluster.start(cluster) as client,
+        dask_cluster.expecting(client, cluster, raw, log.files or {}),
+    ):
+        device = dask_cluster.device_of(client, cluster)
+        job = prepare(client, raw, manifest, settings, scratch / EVENTS, None)
+        workflow = job.workflow()
+        say(f"fitting the workflow on {len(training_sources(job))} part(s)")
+        sources, spill = training_sources(job), scratch / EVENTS / COUNTS
+        fitting.fit(client, workflow, sources, job.read, "train", job.schema, spill, device)
+        save_state(workflow, scratch / STATE)
+        publish_folder(claim, STATE)
+        claim.add(*(part.name for part in job.parts))
+        needed = ("train", "valid") if settings.split.valid else ("train",)
+        done, sums = apply(client, workflow, job, output, needed, device)
+        if job.hold_out is not None:
+            held_out.save(scratch / HELD_OUT, recipe, manifest, job.hold_out)
+            publish_folder(claim, HELD_OUT)
+    log.settle()
+    return finish(output, workflow, done, sums, claim.drop_scratch)
 
 
 def publish_folder(claim: Claim, name: str) -> None:

@@ -16,8 +16,9 @@ import pyarrow as pa
 
 from core.artifacts import read_json, remove_partials, write_json
 from core.errors import UserError
+from core.marker import Marker
 from core.outputs import Claim
-from core.siblings import remove_sibling
+from core.siblings import KEPT, remove_sibling, sibling
 from core.sums import CHECKSUM
 from pipeline.ingest.inputs import InputFile
 from pipeline.ingest.source import SourceSettings
@@ -90,15 +91,22 @@ class Workspace:
             # The plan goes first: without it, nothing here is ever taken for another plan's.
             (self.folder / PLAN).unlink()
             (self.folder / PUBLISHED).unlink(missing_ok=True)
-            remove_sibling(self.out)
+            self._remove_out()
             self._keep_unchanged(old["inputs"], plan["inputs"])
-        self.out.mkdir(parents=True, exist_ok=True)
+        if not self.out.exists():
+            self.out.mkdir()
+            Marker(self.claim.kind.name, unfinished=True).write(self.out)
         remove_partials(self.folder)
         if old != plan:
             write_json(self.folder / PLAN, plan)
         return False
 
+    def _remove_out(self) -> None:
+        """Deletes ``out``: what was not published, or what the output was before."""
+        remove_sibling(self.out, sibling(self.output, KEPT))
+
     def _clear(self) -> None:
+        self._remove_out()
         for name in (PLAN, PUBLISHED):
             (self.folder / name).unlink(missing_ok=True)
         for entry in self.folder.iterdir():
@@ -128,9 +136,7 @@ class Workspace:
 
     def clean(self) -> None:
         """Deletes the folder, and in it the output that was replaced as far as it was ours."""
-        remove_sibling(self.out)
-        for kept in self.out.rglob("*") if self.out.exists() else ():
-            raise UserError(f"{kept}: was put into {self.output} while this ran; it is kept there")
+        self._remove_out()
         remove_sibling(self.folder)
 
     def give_up(self) -> None:

@@ -19,7 +19,7 @@ from pipeline.compare.plan import (
     suitable,
     write_plan,
 )
-from pipeline.compare.run import Runs, run
+from pipeline.compare.run import Runs, remove_checkpoints, run
 from pipeline.compare.settings import CompareSettings
 from pipeline.compare.summary import TITLES, curves, summarise
 from pipeline.compare.tables import flat, markdown, tables
@@ -93,6 +93,9 @@ def _run_all(
     """Does the runs that are not finished; what went wrong in which."""
     wanted = [(entry, seed) for entry in found for seed in seeds]
     left = [(entry, seed) for entry, seed in wanted if runs.result(entry, seed) is None]
+    for entry, seed in wanted:
+        if (entry, seed) not in left:  # It may have been killed before this.
+            remove_checkpoints(runs.folder(entry, seed))
     if len(left) < len(wanted):
         say(f"compare: {len(wanted) - len(left)} of {len(wanted)} runs are finished already")
     faults = []

@@ -67,8 +67,8 @@ def _written(
         with claim.replaced() as folder:
             sums = _copied(trained, (MODEL_FILE, WEIGHTS_FILE), folder)
             sums |= _copied(made, (SCHEMA, MANIFEST, *_state_files(recipe, made)), folder)
-            made.confirm()
-            trained.confirm()
+            made.settle()
+            trained.settle()
             return write_manifest(folder / BUNDLE_FILE, record, sums)
 
 

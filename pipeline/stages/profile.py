@@ -9,6 +9,7 @@ from core.artifacts import write_json
 from core.console import say, table
 from core.errors import UserError
 from core.outputs import Claim, claimed
+from core.sums import Contents
 from pipeline.feature_folder import open_features
 from pipeline.params import Params
 from pipeline.stages.train import build, model_columns, read_schema
@@ -38,18 +39,24 @@ def profile(
         raise UserError(f"--steps {steps}: expected at least 1")
     params = params or Params.read()
     input, output = Path(input), Path(output)
-    with claimed(output, kinds.PROFILE, [input]) as claim, open_features(input).watched():
-        record = _profiled(recipe, input, claim, params, steps)
+    with (
+        claimed(output, kinds.PROFILE, [input]) as claim,
+        open_features(input).watched() as features,
+    ):
+        record = _profiled(recipe, features, claim, params, steps)
     _show(record, output)
     return record
 
 
-def _profiled(recipe: str, input: Path, claim: Claim, params: Params, steps: int) -> dict[str, Any]:
+def _profiled(
+    recipe: str, features: Contents, claim: Claim, params: Params, steps: int
+) -> dict[str, Any]:
     from training.batches import Batches
     from training.engine import prepare
     from training.profiling import profile_training
     from training.sessions.fitting import observe
 
+    input = features.folder
     name, settings = params.model(recipe)
     engine = params.engine(recipe)
     schema = read_schema(input)
@@ -67,6 +74,7 @@ def _profiled(recipe: str, input: Path, claim: Claim, params: Params, steps: int
         found = profile_training(model, batches, engine, steps, folder / "trace.json")
         record = {"recipe": recipe, "model": name, "precision": engine.precision, **asdict(found)}
         write_json(folder / "profile.json", record)
+        features.settle()
     return record
 
 

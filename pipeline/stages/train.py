@@ -57,6 +57,7 @@ def train(
 
         def claim_output() -> str:
             claims.append(claim or held.enter_context(claimed(output, kinds.MODEL, [input])))
+            claims[0].add(WEIGHTS_FILE)
             return str(claims[0].folder)
 
         def begin() -> None:
@@ -102,8 +103,6 @@ def _train(
     schema = read_schema(input)
     judged_by = session_evaluation(params, input) if recipe == "sessions" else None
     scratch = output if engine.tables_out_of_core else None
-    if scratch:
-        ranks.on_first(begin)
     if model is None:
         with tables_in(scratch):
             model = build(recipe, name, schema, settings, engine.seed)
@@ -119,11 +118,10 @@ def _train(
     smaller = f"lower {recipe}.train.batch_size (now {engine.batch_size}) or valid_batch_size"
     if recipe == "ranking":
         smaller += ", or set ranking.train.tables_out_of_core to true"
-    if not scratch:
-        ranks.on_first(begin)
+    ranks.on_first(begin)
     with tables_in(scratch), gpu.named_shortage("training", smaller):
         result = learn(model, training, valid, engine, output, identity=identity)
-    features.confirm()
+    features.settle()
     record = {
         "recipe": recipe,
         "model": name,

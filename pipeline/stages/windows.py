@@ -76,7 +76,7 @@ def windows(
         inputs = [raw, claim.folder]
         with (
             claimed_metrics(metrics, plots, kinds.WINDOW_PLOTS, inputs, keys) as shown,
-            open_raw(raw).watched(),
+            open_raw(raw).watched() as log,
         ):
             counts = days.sessions_by_day(raw)
             train_days = params.section("sessions.preprocess").split.train_days
@@ -89,6 +89,7 @@ def windows(
                 )
             tested = dict.fromkeys(point.day for point in points)
             report = {"days": {str(day): counts[day] for day in tested}, "entries": _means(points)}
+            log.settle()
             shown.publish(report, lambda folder: _plot(points, report, folder))
     _show(points, report)
     say(f"windows: {len(tested)} window(s) → {metrics}, {plots}")

@@ -377,7 +377,7 @@ def test_what_comes_into_an_old_output_at_the_last_moment_is_kept_and_named(
         with monkeypatch.context() as patched:
             patched.setattr(outputs, "exchange", exchange)
             make(out, b="2")
-        (kept,) = tmp_path.glob(".out.*.partial")
+        (kept,) = tmp_path.glob(".out.*.kept")
         assert (kept / "mine").read_text() == "precious" and (out / "b").exists()
         assert f"{kept}: holds what was put into" in " ".join(capsys.readouterr().out.split())
         make(out, b="3")
@@ -397,3 +397,60 @@ def test_nothing_behind_a_link_is_deleted(tmp_path):
     os.symlink(tmp_path / "mine", out / "sub")
     remove_listed(out)
     assert (tmp_path / "mine" / "x").read_text() == "precious"
+
+
+def test_what_a_killed_run_built_within_a_container_does_not_stand_in_its_way(tmp_path):
+    with claimed(tmp_path / "out", COMPARISON) as claim:
+        claim.add()
+        make(claim.folder / "run", MODEL, x="1")
+        with claimed(claim.folder / "run", MODEL) as run:
+            (run.staging() / "half").write_text("1")
+    assert list((tmp_path / "out").glob(".run.*.partial"))
+    with claimed(tmp_path / "out", COMPARISON) as claim:
+        make(claim.folder / "run", MODEL, x="2")
+    assert not list((tmp_path / "out").glob(".run.*.partial"))
+
+
+def test_what_data_version_control_does_is_no_obstacle(tmp_path):
+    """It writes .gitignore beside what it tracks, and restores folders without those around."""
+    with claimed(tmp_path / "out", COMPARISON) as claim:
+        claim.add()
+        make(claim.folder / "plan", MODEL, x="1")
+    (tmp_path / "out" / ".gitignore").write_text("/plan")
+    with claimed(tmp_path / "out", COMPARISON):
+        pass
+    (tmp_path / "out" / MARKER).unlink()
+    with claimed(tmp_path / "out", COMPARISON) as claim:
+        claim.add()
+    assert (tmp_path / "out" / ".gitignore").read_text() == "/plan"
+    (tmp_path / "out" / "mine").write_text("x")
+    refused(tmp_path, tmp_path / "out", COMPARISON, "holds mine")
+
+
+def test_a_half_deleted_old_output_does_not_come_back(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    make(out, a="old", b="old")
+    with monkeypatch.context() as patched:
+        patched.setattr(outputs, "remove_sibling", lambda folder: None)
+        make(out, a="new")
+    out.rename(tmp_path / "moved")
+    with claimed(out, RAW):
+        assert not out.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["moved"]
+
+
+@pytest.mark.parametrize("text", ["\0\0", "{", ""])
+def test_a_marker_that_cannot_be_read_is_written_anew(tmp_path, text):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / MARKER).write_text(text)
+    with claimed(tmp_path / "out", FEATURES) as claim:
+        claim.add("plan.json")
+        (claim.folder / "plan.json").write_text("1")
+    with claimed(tmp_path / "out", FEATURES) as claim:
+        assert claim.marker.files == {"plan.json"}
+
+
+def test_names_with_a_backslash_are_listed(tmp_path):
+    make(tmp_path / "out", **{"state/unique.a\\b.parquet": "1"})
+    make(tmp_path / "out", a="2")
+    assert tree(tmp_path / "out").keys() == {MARKER, "a"}
