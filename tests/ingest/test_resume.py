@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from core import siblings
+from core import outputs, siblings
 from core.errors import UserError
 from core.settings import validate
 from pipeline.ingest import convert, gaps, shards, workspace
@@ -157,6 +157,23 @@ def test_only_what_changed_is_read_again(log, tmp_path, monkeypatch):
     ingest("ranking", SETTINGS, log, fresh)
     assert all_bytes(output) == all_bytes(fresh)
     assert kept <= {p.stat().st_ino for p in output.glob("part-*.parquet")}
+
+
+@pytest.mark.parametrize("place", ["move_shards", "join_quarantines", "write_manifest", "publish"])
+@pytest.mark.parametrize("before", [False, True])
+def test_stopped_at_the_end_and_given_other_inputs(log, tmp_path, monkeypatch, place, before):
+    """What was already put together is of the inputs before: a new day is never left out."""
+    output = tmp_path / "raw"
+    if before:
+        ingest("ranking", SETTINGS, log / "day_2", output)
+    module = outputs.Claim if place == "publish" else stage
+    stopped([log / "day_0", log / "day_2"], output, monkeypatch, 0, module=module, name=place)
+    for given in ([log / "day_0"], log):
+        ingest("ranking", SETTINGS, given, output)
+        fresh = tmp_path / "fresh"
+        ingest("ranking", SETTINGS, given, fresh)
+        assert all_bytes(output) == all_bytes(fresh)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 def test_other_settings_begin_anew(log, tmp_path, monkeypatch):
