@@ -25,6 +25,11 @@ class InputFile:
     size: int
     modified: int | None = None
 
+    @property
+    def label(self) -> str:
+        """The path as text; bytes that are not UTF-8 appear as ``\\xNN``."""
+        return os.fsencode(self.path).decode("utf-8", "backslashreplace")
+
     def check_unchanged(self) -> None:
         """Checks that the file is still what it was when the inputs were listed.
 

@@ -26,7 +26,7 @@ def number_shards(reports: list[FileReport], workspace: Workspace) -> list[dict[
                 {
                     **shard,
                     "file": f"part-{len(shards):05d}.parquet",
-                    "source": str(report.file.path),
+                    "source": report.file.label,
                     "source_index": report.file.index,
                     "held": str(workspace.unit(report.file) / shard["file"]),
                 }
@@ -58,7 +58,7 @@ def manifest(
     inputs = []
     for report in reports:
         entry: dict[str, Any] = {
-            "file": str(report.file.path),
+            "file": report.file.label,
             "bytes": report.file.size,
             "rows": report.rows_read,
             "rows_written": report.rows_written,

@@ -51,7 +51,7 @@ class Quarantine:
     def __init__(self, folder: Path, report: "FileReport") -> None:
         self.folder = folder
         self.report = report
-        self._file = str(report.file.path)
+        self._file = report.file.label
         self._pending: list[BadLine] = []
         self._writer: pq.ParquetWriter | None = None
 

@@ -61,7 +61,7 @@ def _identity(file: InputFile) -> dict[str, Any]:
         modified = file.path.stat().st_mtime_ns
     except OSError as error:
         raise UserError(f"{file.path}: cannot be read ({error.strerror})") from None
-    described = {"file": str(file.path), "bytes": file.size, "modified": modified}
+    described = {"file": file.label, "bytes": file.size, "modified": modified}
     return {**described, "sample": sample.hexdigest()}
 
 

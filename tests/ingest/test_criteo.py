@@ -1,4 +1,5 @@
 import gzip
+import os
 import random
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from core import compiled
 from core.errors import UserError
+from core.sums import read_manifest
 from pipeline.ingest.blocks import Block
 from pipeline.ingest.criteo import (
     CATEGORY_NAMES,
@@ -357,3 +359,16 @@ def test_against_polars_on_the_real_log(run, real_data: Path):
     ).cast(pl.Int64)
     found = pl.from_arrow(run("ranking", path, max_bad_fraction=0, rows_per_shard=3000).table)
     assert found.cast(pl.Int64).equals(plain)
+
+
+def test_a_file_whose_name_is_no_utf8(tmp_path):
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    path = Path(os.fsdecode(os.fsencode(folder / "day_") + b"\xff"))
+    path.write_text(as_text([make_row(seed) for seed in range(5)]) + "bad\n")
+    settings = CriteoSourceSettings(max_bad_fraction=0.5)
+    ingest("ranking", settings, folder, tmp_path / "raw")
+    record = read_manifest(tmp_path / "raw" / "manifest.json", required=True)
+    assert record["inputs"][0]["file"] == f"{folder}/day_\\xff"
+    bad = pq.read_table(tmp_path / "raw" / "quarantine.parquet")
+    assert bad["file"].to_pylist() == [f"{folder}/day_\\xff"]
