@@ -172,7 +172,6 @@ def _is_grow(option: Option) -> bool:
 
 def _outputs(option: Option) -> Iterator[Place]:
     """Other stages' outputs, and places inside of them."""
-    compared = {"compare-plots", "compare-metrics"}
     for path, kind in {**OUTPUTS, **FILES}.items():
         if kind == option.kind and path not in option.inputs:
             # The features of sessions are of this kind too, but cannot grow by these rows.
@@ -181,24 +180,25 @@ def _outputs(option: Option) -> Iterator[Place]:
         elif path not in option.inputs:
             yield Place("another stage's output", path, REFUSE)
         if path in OUTPUTS:
-            inside = f"{path}/new{option.ending}"
-            # The metrics of a stage may be inside of its own plots.
-            mine = option.kind in compared and kind in compared
-            yield Place(
-                "inside an output", inside, EITHER if mine else REFUSE, path if mine else ""
-            )
+            # Metrics and plots may be inside of another output of the same command.
+            mine = f"--output {path} " in f"{option.arguments} "
+            expected, replaced = (EITHER, path) if mine else (REFUSE, "")
+            end = option.ending
+            yield Place("inside an output", f"{path}/new{end}", expected, replaced)
             if kind in INNER:
-                yield Place("deep inside an output", f"{path}/{INNER[kind]}/new{option.ending}",
-                            REFUSE)  # fmt: skip
+                deep = f"{path}/{INNER[kind]}/new{end}"
+                yield Place("deep inside an output", deep, expected, replaced)
             yield Place("a folder inside an output", f"{path}/{INNER.get(kind, 'new')}", REFUSE)
 
 
 def _inputs(option: Option) -> Iterator[Place]:
     for path in option.inputs:
+        mine = f"--output {path} " in f"{option.arguments} "
         yield Place("an input", path, REFUSE)
         yield Place("an input, otherwise written", f"./data/../{path}/", REFUSE)
         yield Place("a link to an input", f"links/to-{path.replace('/', '-')}", REFUSE)
-        yield Place("inside an input", f"{path}/new{option.ending}", REFUSE)
+        if not mine:
+            yield Place("inside an input", f"{path}/new{option.ending}", REFUSE)
         for parent in list(Path(path).parents)[:-1]:
             yield Place("around an input", str(parent), REFUSE)
     yield Place("the playground", ".", REFUSE)

@@ -281,6 +281,8 @@ class Together:
         self.operations: list[list[Operation]] = []
         self.seconds: list[float] = []
         self.loose: set[str] = set()
+        self.unfit: set[int] = set()
+        """Which of the two fails after the other: its input is another then."""
         self._know()
 
     def _begin(self) -> None:
@@ -303,8 +305,10 @@ class Together:
                     classes=self._classes(which),
                     roots=self._roots(which),
                 )
-                if ended.status != 0 and (len(order) == 1 or fault_of(ended)):
-                    raise RuntimeError(f"alone ({order}): {ended.output.strip()[-300:]}")
+                if ended.status != 0:
+                    if len(order) == 1 or fault_of(ended):
+                        raise RuntimeError(f"alone ({order}): {ended.output.strip()[-300:]}")
+                    self.unfit.add(which)
                 if len(order) == 1:
                     self.seconds.append(time.monotonic() - begin)
                     self.operations.append(ended.operations)
@@ -441,19 +445,17 @@ class Together:
         which = tally.again % 2
         ended = self.world.run(self.sides[which].arguments)
         if ended.status != 0 or fault_of(ended):
-            if not self._may_fail(which, ended):
+            if which not in self.unfit or fault_of(ended):
                 add(f"again, {self._name(which)}: {ended.output.strip()[-300:]}")
             return
+        if "--grow" in self.sides[which].arguments:
+            return  # it grew by another log as well
         found = below(tree(self.world.case), self.outputs)
         allowed = [self.known[str(which)], self.known["01"], self.known["10"]]
         for output in self.sides[which].outputs:
             whole = [finished(one, output) for one in allowed]
             if not same_states(finished(found, output), whole, self.loose):
                 add(f"again, {self._name(which)}: gives another {output}")
-
-    def _may_fail(self, which: int, ended: Ended) -> bool:
-        """A command whose input is another by now, such as a model of other features."""
-        return fault_of(ended) is None and ("other" in ended.output)
 
 
 def try_pair(
