@@ -219,12 +219,15 @@ def whole_faults(bench: Bench) -> None:
 def largest_file(size: int) -> Iterator[None]:
     """No file may grow beyond ``size`` bytes: writing fails as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Python would write half of a compiled module, and fail on it ever after.
+    compiles, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        sys.dont_write_bytecode = compiles
         signal.signal(signal.SIGXFSZ, old)
 
 
