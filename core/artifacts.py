@@ -69,10 +69,15 @@ def remove_partials(folder: str | Path) -> None:
 
 def write_json(path: str | Path, value: Any) -> None:
     """Writes ``value`` as indented JSON, atomically. NaN and infinity are refused."""
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """``value`` as indented JSON; NaN and infinity are refused."""
     text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
         text = json.dumps(value, indent=2, allow_nan=False)  # A file's name that is no UTF-8.
-    write_text(path, text + "\n")
+    return text + "\n"
 
 
 def write_text(path: str | Path, text: str) -> None:

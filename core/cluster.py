@@ -21,7 +21,7 @@ import core.merlin  # noqa: F401  (sets what Dask must be told before it is impo
 from core import frames, gpu, signals, sums
 from core.console import progress
 from core.errors import UserError
-from core.locks import Busy, locked
+from core.locks import Busy, lock_file, locked
 from core.settings import Settings
 
 REDUCE_WIDTH = 8
@@ -211,10 +211,12 @@ def _scratch() -> Iterator[str]:
     import dask
 
     parent = Path(dask.config.get("temporary-directory", None) or tempfile.gettempdir())
-    for old in parent.iterdir():
-        if SCRATCH.fullmatch(old.name) and not old.is_symlink() and old.is_dir():
+    for entry in parent.iterdir():
+        name = SCRATCH.search(entry.name)  # of a folder, or of the lock of one
+        old = parent / (name[0] if name else "")
+        if name and entry in (old, lock_file(old)) and not old.is_symlink():
             with contextlib.suppress(Busy, OSError), locked(old):
-                shutil.rmtree(old)
+                shutil.rmtree(old, ignore_errors=True)
     folder = parent / f"merlin-pipeline-dask-{secrets.token_hex(8)}"
     with locked(folder):
         folder.mkdir(mode=0o700)

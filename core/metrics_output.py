@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from core.artifacts import atomic_path, write_json
+from core.artifacts import atomic_path, json_text, write_json
 from core.errors import UserError
 from core.kinds import Kind, has_keys
 from core.outputs import Claim, check_replaceable, claimed, claimed_file, resolved
@@ -36,7 +36,7 @@ class MetricsOutput:
                 self.plots.publish(folder)
                 return
             with atomic_path(self.file) as partial:
-                write_json(partial, metrics)
+                partial.write_text(json_text(metrics), encoding="utf-8")
                 self.plots.publish(folder, self._remove_file)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from core.artifacts import MARKER
 from core.errors import UserError
 from core.kinds import Kind
+from core.locks import SUFFIX as LOCK
 from core.locks import locked
 from core.marker import (
     Marker,
@@ -256,9 +257,11 @@ def resolved(path: str | Path) -> Path:
     """The absolute path of an output, with all links resolved.
 
     Raises:
-        UserError: a link on the way leads to itself or to nothing.
+        UserError: a link on the way leads to itself or to nothing, or the name is one of ours.
     """
     path = Path(path).absolute()
+    if path.name == MARKER or path.name.endswith(LOCK):
+        raise UserError(f"{path}: a name that this program uses itself; name another output")
     for part in (path, *path.parents):
         if part.is_symlink():
             try:

@@ -50,7 +50,7 @@ def add_compare(stages: Stages) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from pipeline.stages.compare import compare, plan, summary
+    from pipeline.stages.compare import check_outputs, compare, plan, summary
 
     recipe, params = options.recipe, read_params(options)
     features = options.features or layout.folder(recipe, "features")
@@ -58,12 +58,15 @@ def _run(options: argparse.Namespace) -> None:
     if options.plan:
         plan(recipe, features, output, params)
         return
+    metrics = options.metrics or layout.metrics_file(f"{recipe}-compare")
+    plots = options.plots or layout.plots_folder(f"{recipe}-compare")
+    shown = not (options.only or options.seed)
+    if shown:
+        check_outputs(features, output, metrics, plots)
     faults = []
     if not options.summary:
         faults = compare(recipe, features, output, params, options.only or (), options.seed or ())
-    if not (options.only or options.seed):
-        metrics = options.metrics or layout.metrics_file(f"{recipe}-compare")
-        plots = options.plots or layout.plots_folder(f"{recipe}-compare")
+    if shown:
         summary(recipe, features, output, metrics, plots, params)
     if faults:
         raise UserError("\n".join(faults))

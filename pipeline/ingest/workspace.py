@@ -106,9 +106,9 @@ class Workspace:
         remove_sibling(self.out, sibling(self.output, KEPT))
 
     def _clear(self) -> None:
-        self._remove_out()
         for name in (PLAN, PUBLISHED):
             (self.folder / name).unlink(missing_ok=True)
+        self._remove_out()
         for entry in self.folder.iterdir():
             if entry.is_dir():
                 shutil.rmtree(entry)
@@ -137,6 +137,8 @@ class Workspace:
     def clean(self) -> None:
         """Deletes the folder, and in it the output that was replaced as far as it was ours."""
         self._remove_out()
+        # The plan goes first: without it, what is left of the rest is of no plan.
+        (self.folder / PLAN).unlink(missing_ok=True)
         remove_sibling(self.folder)
 
     def give_up(self) -> None:

@@ -109,6 +109,18 @@ def _run_all(
     return faults
 
 
+def check_outputs(
+    features: str | Path, output: str | Path, metrics: str | Path, plots: str | Path
+) -> None:
+    """Checks, before anything is trained, that :func:`summary` may write its outputs.
+
+    Raises:
+        UserError: it may not.
+    """
+    with claimed_metrics(metrics, plots, kinds.COMPARISON_PAGE, [features, output], METRICS_KEYS):
+        pass
+
+
 def summary(
     recipe: str,
     features: str | Path,

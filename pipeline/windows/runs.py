@@ -57,6 +57,7 @@ def from_scratch(window: Window, entry: Entry, seed: int, settings: CompareSetti
     """Trains and judges a fresh model, unless that is done."""
     runs = window.scratch
     result = runs.result(entry, seed) or run(entry, seed, runs, settings)
+    remove_checkpoints(runs.folder(entry, seed))  # A run that was killed may have left them.
     return Judged(runs.folder(entry, seed), window.features, result["metrics"]["test"])
 
 
@@ -81,6 +82,7 @@ def trained_further(window: Window, entry: Entry, seed: int, before: Judged) -> 
             claim.add(RESULT)
             write_json(folder / RESULT, {name: v for name, v in found.items() if "@" in name})
             unlist_absent(folder)
+    remove_checkpoints(folder)
     return Judged(folder / "model", window.features, read_json(folder / RESULT))
 
 

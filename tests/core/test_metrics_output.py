@@ -38,7 +38,7 @@ def test_a_refusal_or_a_full_disk_at_the_last_moment_costs_nothing(tmp_path, mon
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    for module, name in ((metrics_output, "write_json"), (outputs.Marker, "write")):
+    for module, name in ((metrics_output, "json_text"), (outputs.Marker, "write")):
         with monkeypatch.context() as patched:
             patched.setattr(module, name, full)
             with pytest.raises(OSError):

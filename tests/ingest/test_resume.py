@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from core import outputs, siblings
+from core import marker, outputs, siblings
+from core.artifacts import MARKER
 from core.errors import UserError
 from core.settings import validate
 from pipeline.ingest import convert, gaps, shards, workspace
@@ -134,6 +135,27 @@ def test_swapped_but_not_cleared_away(log, whole, tmp_path, monkeypatch):
     ingest("ranking", SETTINGS, log, output)
     assert all_bytes(output) == whole
     assert (output / "part-00000.parquet").stat().st_ino == made
+
+
+@pytest.mark.parametrize("left", ["file-00000", "file-00001", "published.json", "out"])
+def test_stopped_while_it_is_cleared_away(log, whole, tmp_path, monkeypatch, left):
+    """In whatever order a folder is deleted, the marker last, what is left of it stops nobody."""
+    output = tmp_path / "raw"
+    real = marker.shutil.rmtree
+
+    def gone(folder, *_):
+        for entry in folder.iterdir():
+            if entry.name not in (left, MARKER):
+                real(entry) if entry.is_dir() else entry.unlink()
+        raise Stop
+
+    with monkeypatch.context() as patched:
+        patched.setattr(siblings, "remove_tree", gone)
+        with pytest.raises(Stop):
+            ingest("ranking", SETTINGS, log, output)
+    ingest("ranking", SETTINGS, log, output)
+    assert all_bytes(output) == whole
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 def test_an_output_that_was_taken_away_is_made_again(log, whole, tmp_path, monkeypatch):
