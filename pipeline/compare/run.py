@@ -34,6 +34,7 @@ CODE = (
     "training",
     "pipeline/stages/train.py",
     "pipeline/stages/evaluate.py",
+    "pipeline/model_folder.py",
     "pipeline/compare/run.py",
     "pipeline/compare/cost.py",
 )
