@@ -129,7 +129,11 @@ class Claim:
             )
         staging = sibling(self.folder)
         staging.mkdir()
-        Marker(self.kind.name, unfinished=True).write(staging)
+        try:
+            Marker(self.kind.name, unfinished=True).write(staging)
+        except OSError:
+            staging.rmdir()
+            raise
         return staging
 
     def publish(self, staging: Path, just_before: Callable[[], None] = lambda: None) -> None:
