@@ -89,14 +89,14 @@ def _check(path: Path, file: pq.ParquetFile, columns: Kinds) -> int:
     with open(path, "rb") as raw:
         raw.seek(-8, 2)
         size = raw.tell() + 8
-        found = {field.name: field.type for field in file.schema_arrow}
-        if list(found) != list(columns) or len(file.schema_arrow) != len(columns):
+        types = {field.name: field.type for field in file.schema_arrow}
+        if list(types) != list(columns) or len(file.schema_arrow) != len(columns):
             names = ", ".join(map(repr, file.schema_arrow.names[:9]))
             raise UserError(f"{path}: expected the columns {', '.join(columns)}, it has {names}")
         for name, kinds in columns.items():
-            if found[name] not in kinds:
+            if types[name] not in kinds:
                 expected = " or ".join(map(str, kinds))
-                raise UserError(f"{path}: {name}: expected {expected}, it is {found[name]}")
+                raise UserError(f"{path}: {name}: expected {expected}, it is {types[name]}")
         limit = EXPANSION * size + ALWAYS_ALLOWED
         needed = sum(_bytes_of_chunk(path, raw, chunk, size) for chunk in _chunks(file.metadata))
     if needed > limit:

@@ -263,7 +263,7 @@ def _parsed(path: Path, header: bytes, size: int) -> tuple[dict[str, tuple], dic
         aliases = parse(metadata.get("aliases", "{}"), "aliases")
     except UserError as error:
         raise ValueError(f"its header is damaged: {error}") from None
-    found: dict[str, tuple] = {}
+    placed: dict[str, tuple] = {}
     expected = 0
     for name, entry in sorted(entries.items(), key=lambda item: item[1].data_offsets):
         if entry.dtype not in DTYPES:
@@ -274,17 +274,17 @@ def _parsed(path: Path, header: bytes, size: int) -> tuple[dict[str, tuple], dic
             raise ValueError(f"the place of {name!r} is wrong")
         if _product(tuple(max(1, length) for length in shape)) > LARGEST_LENGTH:
             raise ValueError(f"the shape of {name!r} is too large")
-        found[name] = dtype, shape, start, end
+        placed[name] = dtype, shape, start, end
         expected = end
     if expected != size:
         raise ValueError(f"{expected:,} bytes of tensors expected, {size:,} found")
     if not isinstance(aliases, dict) or not all(
-        isinstance(name, str) and name in found for name in aliases.values()
+        isinstance(name, str) and name in placed for name in aliases.values()
     ):
         raise ValueError("an alias of nothing")
-    if aliases.keys() & found.keys():
+    if aliases.keys() & placed.keys():
         raise ValueError("an alias of the name of a tensor")
-    return found, metadata
+    return placed, metadata
 
 
 def _without_copies(

@@ -78,13 +78,13 @@ def load_model(
     with contents.watched():
         path = contents.manifest if of_its_own else contents.check(MODEL_FILE)
         record = contents.record if of_its_own else read_plain(path)
-        found = checked(ModelRecord, record, path)
-        if features is not None and found.features != features_identity(features):
+        about = checked(ModelRecord, record, path)
+        if features is not None and about.features != features_identity(features):
             raise UserError(
                 f"{folder}: this model was trained on other features than {features} holds: its "
                 "codes would mean other values. Run 'merlin-pipeline train' on these features first"
             )
-        return _loaded(folder, path, found, schema, contents, scratch), record
+        return _loaded(folder, path, about, schema, contents, scratch), record
 
 
 def _loaded(
