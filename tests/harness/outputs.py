@@ -24,7 +24,7 @@ from pathlib import Path
 
 from tests.harness.kills import distinct
 from tests.harness.operations import copied, scratch_folder, tree
-from tests.harness.world import DASK, LAST_DAY, World, fault_of, without_random
+from tests.harness.world import DASK, LAST_DAY, World, fault_of, print_table, without_random
 
 REFUSE, ACCEPT, EITHER = "refuse", "accept", "either"
 OUTPUTS = {
@@ -678,11 +678,7 @@ def main() -> int:
     given = parser.parse_args()
     with scratch_folder("outputs-") as folder:
         tallies = try_all(folder, given.only, given.every, lambda line: print(line, flush=True))
-    print(f"\n{HEADER}")
-    for tally in tallies:
-        print(row(tally))
-    print(f"{sum(t.tries for t in tallies)} tries, {sum(len(t.faults) for t in tallies)} faults")
-    return int(any(tally.faults for tally in tallies))
+    return print_table(HEADER, map(row, tallies), tallies)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ from tests.harness.world import (
     fault_of,
     finished,
     is_vouched_for,
+    print_table,
     same_states,
     without_random,
 )
@@ -519,11 +520,7 @@ def main() -> int:
     with scratch_folder("pairs-") as folder:
         print(HEADER, flush=True)
         tallies = try_all(folder, options.only, options.most, lambda line: print(line, flush=True))
-    print(f"\n{HEADER}")
-    for tally in tallies:
-        print(row(tally))
-    print(f"{sum(t.tries for t in tallies)} tries, {sum(len(t.faults) for t in tallies)} faults")
-    return int(any(tally.faults for tally in tallies))
+    return print_table(HEADER, map(row, tallies), tallies)
 
 
 if __name__ == "__main__":

@@ -393,5 +393,18 @@ def is_vouched_for(found: Mapping[str, str], output: str) -> bool:
     return any(f"{output}/{name}" in found for name in VOUCHING)
 
 
+def print_table(header: str, rows: Iterable[str], tallies: Sequence[Any]) -> int:
+    """Prints a row a tally and the sums of ``tries`` and ``faults``.
+
+    Returns:
+        The exit status.
+    """
+    print(f"\n{header}")
+    for row in rows:
+        print(row)
+    print(f"{sum(t.tries for t in tallies)} tries, {sum(len(t.faults) for t in tallies)} faults")
+    return int(any(tally.faults for tally in tallies))
+
+
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
