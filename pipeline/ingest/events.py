@@ -64,6 +64,9 @@ class TableSourceSettings(SourceSettings):
     """Type of single id or categorical columns, by their name in the output. Of the others:
     integer (64 bits, signed) if the beginning of the log shows integers only, else string."""
 
+    widths: dict[str, int] = Field(default_factory=dict)
+    """Lengths of single vectors, by their name. Of the others: that of the first vector."""
+
     null_values: list[str] = Field(default=[""])
     """Texts that stand for a missing value."""
 
@@ -128,6 +131,7 @@ class EventReader:
     ) -> None:
         self.settings = settings
         self.sessions = sessions
+        self.separator: str | None = None
         self.columns = list(columns)
         made = sessions.made if sessions else set()
         self.wanted = [column.source for column in columns if column.name not in made]
@@ -136,6 +140,24 @@ class EventReader:
         fields = [pa.field(column.name, column.arrow_type) for column in self.columns]
         self.schema = pa.schema(fields)
         self.keep = None if keep is None else self._kept(keep)
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """The source settings that were told from the log, as they were used: put over the
+        settings, they leave nothing to be told anew."""
+        types = {
+            column.name: "integer" if column.type == pa.int64() else "string"
+            for column in self.columns
+            if column.kind in ("id", "category")
+        }
+        widths = {c.name: c.width for c in self.columns if c.kind == "vector" and c.width}
+        formats = [column.time_format for column in self.columns if column.kind == "time"]
+        return {
+            "types": types,
+            **({"widths": widths} if widths else {}),
+            **({"time_format": formats[0]} if formats else {}),
+            **({"separator": self.separator} if self.separator else {}),
+        }
 
     def pieces(self, file: InputFile, faults: list[str]) -> Iterator[Any]:
         kind = file_format(file.path, self.settings.format)
@@ -245,6 +267,8 @@ class EventReader:
             for piece in self.pieces(file, []):
                 if kind == "jsonl":
                     self._look_at_json(file.path, piece)
+                if isinstance(piece, delimited.Piece):
+                    self.separator = piece.dialect.separator
                 rows = self._rows(piece)
                 if len(rows.lines):
                     return [self._resolved(column, rows) for column in self.columns]
@@ -271,6 +295,8 @@ class EventReader:
             chosen = guess_time_format(array) if chosen == "auto" else chosen
             return dataclasses.replace(column, time_format=chosen)
         if column.kind == "vector":
+            if column.name in self.settings.widths:
+                return dataclasses.replace(column, width=self.settings.widths[column.name])
             lengths = pc.list_value_length(convert(column, array, [])[0]).drop_null()
             return dataclasses.replace(column, width=lengths[0].as_py() if len(lengths) else 0)
         if column.kind in ("id", "category"):

@@ -152,6 +152,7 @@ def _convert(
     if isinstance(reader, EventReader):
         formats = {c.name: c.time_format for c in reader.columns if c.time_format}
         record["time_format"] = formats.get("timestamp")
+        record["resolved"] = reader.resolved
     if isinstance(settings, ClickstreamSourceSettings):
         from pipeline.ingest.gaps import finish_events
 

@@ -247,6 +247,32 @@ def test_optional_and_extra_columns_and_vectors(run, write):
     assert [line for line, _ in result.reasons] == [4, 5, 6]
 
 
+@pytest.mark.parametrize("name, separator", [("a.csv", ";"), ("a.jsonl", None)])
+def test_what_was_told_from_a_log_can_be_given_back(run, write, name, separator):
+    names = ["s", "i", "t", "b", "v"]
+    row = ["x1", 5, UNIX * 1000, "red", [1, 2.5]]
+    text = ";".join(names) + "\n" + ";".join(str(value) for value in row)
+    if separator is None:
+        text = json.dumps(dict(zip(names, row, strict=True)))
+    tree = {
+        "columns": {"session_id": "s", "item_id": "i", "timestamp": "t"},
+        "extra_categorical": ["b"],
+        "vectors": ["v"],
+    }
+    found = run("sessions", write(name, text), **tree)
+    types = {"session_id": "string", "item_id": "integer", "b": "string"}
+    told = {"types": types, "widths": {"v": 2}, "time_format": "unix_ms"}
+    assert found.manifest["resolved"] == told | ({"separator": separator} if separator else {})
+    other = write("other.csv", text.replace("x1", "7").replace("red", "7").replace("1, 2.5", "1"))
+    if separator:
+        with pytest.raises(UserError, match="v: not a vector of 2 finite numbers"):
+            run("sessions", other, **tree, **found.manifest["resolved"])
+        other = write("other.csv", text.replace("x1", "7").replace("red", "7"))
+        again = run("sessions", other, **tree, **found.manifest["resolved"])
+        assert again.manifest["resolved"] == found.manifest["resolved"]
+        assert again.rows[0]["b"] == "7"
+
+
 def test_event_types_are_filtered_and_duplicates_dropped(run, write):
     header = "s,i,t,type\n"
     rows = ["1,5,1569931200,view", "1,5,1569931200,buy", "1,6,1569931201,view"] * 2
