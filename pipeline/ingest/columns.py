@@ -1,6 +1,7 @@
 """Columns as they come (text, numbers, times) → typed columns and a mask of the bad rows."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-Kind = Literal["id", "category", "number", "time", "vector", "label"]
+Kind = Literal["id", "category", "number", "time", "vector", "label", "order"]
 TimeFormat = Literal["unix_s", "unix_ms", "iso"]
 
 TIMESTAMP = pa.timestamp("ms", "UTC")
@@ -20,6 +21,10 @@ INTEGER = r"^-?[0-9]{1,19}$"
 NUMBER = r"^[ ]*[+-]?[0-9.]+([eE][+-]?[0-9]+)?[ ]*$"
 ISO = r"^\d{4}-\d\d-\d\d[T ]\d\d:\d\d"
 ZONE = r"(Z|[+-]\d\d(:?\d\d)?)$"
+
+
+Converted = tuple[pa.Array, np.ndarray, str]
+"""Typed values, a mask of the bad rows, and the reason for them."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,9 @@ class Column:
     time_format: TimeFormat | None = None
     width: int | None = None
     """Length of a vector; known once the log was looked at."""
+    read: Callable[[pa.Array], Converted] | None = None
+    """Converts the values in the place of what is usual for the kind; the result has
+    ``arrow_type``."""
 
     @property
     def arrow_type(self) -> pa.DataType:
@@ -47,6 +55,8 @@ class Column:
             return pa.list_(pa.float32())
         if self.kind == "label":
             return pa.int8()
+        if self.kind == "order":
+            return pa.int64()
         return self.type or pa.string()
 
 
@@ -93,9 +103,7 @@ def is_text(array: pa.Array) -> bool:
     return pa.types.is_string(array.type) or pa.types.is_large_string(array.type)
 
 
-def convert(
-    column: Column, array: pa.Array, null_values: list[str]
-) -> tuple[pa.Array, np.ndarray, str]:
+def convert(column: Column, array: pa.Array, null_values: list[str]) -> Converted:
     """Values of one column as its type.
 
     Returns:
@@ -108,6 +116,8 @@ def convert(
         missing = pc.is_in(array, pa.array(null_values, array.type))
         if pc.any(missing).as_py():
             array = pc.if_else(missing, pa.scalar(None, array.type), array)
+    if column.read is not None:
+        return column.read(array)
     if column.kind == "time":
         return _times(column, array)
     if column.kind == "number":
@@ -116,14 +126,16 @@ def convert(
         return _vectors(column, array)
     if column.kind == "label":
         return _labels(array)
+    if column.kind == "order":
+        return _integers(array, f"not a 64-bit integer (setting {column.setting})")
     if column.type == pa.int64():
-        return _integers(column, array)
+        keep = f"setting types.{column.name}: string would keep it as text"
+        return _integers(array, f"not a 64-bit integer ({keep})")
     values, bad = cast_good(array, pa.string())
     return values, bad, "not a text"
 
 
-def _integers(column: Column, array: pa.Array) -> tuple[pa.Array, np.ndarray, str]:
-    reason = f"not a 64-bit integer (setting types.{column.name}: string would keep it as text)"
+def _integers(array: pa.Array, reason: str) -> Converted:
     if pa.types.is_boolean(array.type):
         return pa.nulls(len(array), pa.int64()), np.asarray(array.is_valid()), reason
     # Arrow would also read hexadecimal.

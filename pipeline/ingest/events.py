@@ -70,6 +70,10 @@ class TableSourceSettings(SourceSettings):
     null_values: list[str] = Field(default=[""])
     """Texts that stand for a missing value."""
 
+    time_format: Literal["auto", "unix_s", "unix_ms", "iso"] = "auto"
+    """Unix seconds (fractions allowed), unix milliseconds, or ISO 8601 (without a zone: UTC).
+    auto: told from the beginning of the log and named in the manifest."""
+
     @field_validator("separator")
     @classmethod
     def _separator(cls, value: str) -> str:
@@ -96,10 +100,6 @@ class EventSourceSettings(TableSourceSettings):
     id_type: Literal["auto", "integer", "string"] = "auto"
     """Type of the ids. auto: integer (64 bits, signed) if the beginning of the log shows integers
     only, else string; told for each id column apart. ``types`` goes over it."""
-
-    time_format: Literal["auto", "unix_s", "unix_ms", "iso"] = "auto"
-    """Unix seconds (fractions allowed), unix milliseconds, or ISO 8601 (without a zone: UTC).
-    auto: told from the beginning of the log and named in the manifest."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,9 @@ class EventReader:
         self.separator: str | None = None
         self.columns = list(columns)
         made = sessions.made if sessions else set()
-        self.wanted = [column.source for column in columns if column.name not in made]
+        sources = (column.source for column in columns if column.name not in made)
+        # One column of the log may be read as two things, as a time and as a category.
+        self.wanted = list(dict.fromkeys(sources))
         self._json_schema = pa.schema([(name, pa.string()) for name in self.wanted])
         self.columns = self._look(files)
         fields = [pa.field(column.name, column.arrow_type) for column in self.columns]
