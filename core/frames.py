@@ -207,6 +207,30 @@ def reader(read: Read, device: Device) -> Read:
     return read if device == "cpu" else OnDevice(read)
 
 
+def from_arrow(table: pa.Table) -> pd.DataFrame:
+    """An Arrow table as a frame in the host's memory, texts as objects.
+
+    Integers with missing values stay Arrow's. NumPy's would be floats, among which 2⁵³ and
+    2⁵³ + 1 are one number.
+    """
+    gaps = [
+        name
+        for name, column in zip(table.column_names, table.columns, strict=True)
+        if pa.types.is_integer(column.type) and column.null_count
+    ]
+    frame = table.drop_columns(gaps).to_pandas()
+    for name in gaps:
+        values = pd.arrays.ArrowExtensionArray(table[name])
+        frame.insert(table.schema.get_field_index(name), name, values)
+    return frame
+
+
+def numpy_type(column: Any) -> np.dtype:
+    """The NumPy type of a column's values, missing ones left out."""
+    kind = column.dtype
+    return kind.numpy_dtype if isinstance(kind, pd.ArrowDtype) else kind
+
+
 def to_device(frame: pd.DataFrame) -> Any:
     """A copy on the GPU; missing values are cuDF's nulls."""
     table = pa.Table.from_pandas(frame, preserve_index=False)
@@ -221,7 +245,7 @@ def head(frame: Any, rows: int) -> pd.DataFrame:
     if on_host(frame):
         # Taken, not cut: a slice would keep the whole frame in memory.
         return frame.take(range(min(len(frame), rows)))
-    return frame.iloc[:rows].to_arrow().to_pandas()
+    return from_arrow(frame.iloc[:rows].to_arrow())
 
 
 @functools.cache

@@ -317,7 +317,8 @@ def generated(manifest: dict[str, Any]) -> str | None:
 
 def schema_of(frame: pd.DataFrame) -> Schema:
     """The schema of what a workflow reads, as a frame has it."""
-    return Schema([ColumnSchema(name, dtype=frame[name].dtype) for name in frame.columns])
+    types = {name: frames.numpy_type(frame[name]) for name in frame.columns}
+    return Schema([ColumnSchema(name, dtype=dtype) for name, dtype in types.items()])
 
 
 # applying

@@ -17,6 +17,7 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from core import cluster as dask_cluster
+from core import frames
 from core.artifacts import write_parquet
 from core.hashing import mix
 from core.parquet import read_frame
@@ -208,4 +209,4 @@ def to_pandas(table: pa.Table) -> pd.DataFrame:
             table = table.set_column(at, name, table[name].cast(pa.timestamp("ms")))
         elif pa.types.is_large_string(kind):
             table = table.set_column(at, name, table[name].cast(pa.string()))
-    return table.to_pandas()
+    return frames.from_arrow(table)

@@ -29,7 +29,7 @@ class RowFold(ops.Operator):
 
     def transform(self, col_selector, df):
         names = sorted(name for name in col_selector.names if name != self.flag)
-        hashed = combine([hash_column(df[name])[0] for name in names])
+        hashed = combine([hash_column(df[name], truncate=True)[0] for name in names])
         fold = (hashed % np.uint64(self.folds)).astype(np.int8)
         fold[df[self.flag].values == 0] = NO_FOLD
         return frames.frame_of(df, {FOLD: fold})

@@ -14,17 +14,20 @@ MISSING = 0x9E3779B97F4A7C15
 """What stands for a missing value: as good as any other number."""
 
 
-def hash_column(column: Any) -> tuple[frames.Array, frames.Array]:
+def hash_column(column: Any, truncate: bool = False) -> tuple[frames.Array, frames.Array]:
     """uint64 hashes ``(rows,)`` of a column, and a mask of its missing values, where it lies.
 
     NVTabular's ``hash_series`` differs between pandas and cuDF, and between a column of integers
     and the same integers as floats (which is what a null among them makes of it). Here integers
     go through one arithmetic, however they are held; texts are hashed by their characters, of a
     GPU's column on the host, each text once.
+
+    Args:
+        truncate: whether floats count by what is before the point; a GPU's always do.
     """
     if not frames.on_host(column):
         return _hash_on_device(column)
-    values = as_values(column)
+    values = as_values(column, truncate)
     missing = values.is_null().to_numpy(zero_copy_only=False)
     if pa.types.is_integer(values.type):
         hashed = mix(values.fill_null(0).to_numpy().view(np.uint64))

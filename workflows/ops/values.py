@@ -5,28 +5,59 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from core import frames
 from core.errors import UserError
 from workflows.ops.hash_index import hashes
 
+LARGEST_OF_FLOATS = 1 << 53
+"""Beyond this a float is not the integer that was written."""
 
-def as_values(column: Any) -> pa.Array:
-    """A column as Arrow int64 or strings in the host's memory, nulls as nulls (NaN too)."""
+
+def as_values(column: Any, truncate: bool = False) -> pa.Array:
+    """A column as Arrow int64 or strings in the host's memory, nulls as nulls (NaN too).
+
+    Args:
+        truncate: whether floats lose what is behind the point.
+
+    Raises:
+        UserError: floats that are not exactly integers: several values would become one.
+    """
     if not frames.on_host(column):
         values = column.to_arrow()
-    elif column.dtype == object:
-        values = pa.array(column, from_pandas=True)
     elif isinstance(column.dtype, pd.ArrowDtype):
         values = pa.array(column.array)
-    else:
+    elif isinstance(column.dtype, np.dtype) and column.dtype != object:
         values = pa.array(column.to_numpy(), from_pandas=True)
+    else:
+        values = pa.array(column, from_pandas=True)
     values = one_array(values)
-    if pa.types.is_floating(values.type) or pa.types.is_boolean(values.type):
-        return values.cast(pa.int64(), safe=False)  # integers with nulls arrive as floats
     if pa.types.is_integer(values.type):
         return values.cast(pa.int64(), safe=False)
+    if pa.types.is_floating(values.type):
+        if truncate:
+            return values.cast(pa.int64(), safe=False)
+        return _whole_numbers(values, getattr(column, "name", None))
+    if pa.types.is_boolean(values.type):
+        return values.cast(pa.int64())
     return values.cast(pa.string())
+
+
+def _whole_numbers(values: pa.Array, name: Any) -> pa.Array:
+    """Floats as int64: levels of counts, and integers that pandas holds as floats beside NaN."""
+    try:
+        whole = values.cast(pa.int64())
+        furthest = pc.max(pc.abs(values)).as_py() or 0
+    except pa.ArrowInvalid:
+        furthest = None
+    if furthest is None or furthest > LARGEST_OF_FLOATS:
+        raise UserError(
+            f"column {name}: category values are integers or texts; floats that are no integers, "
+            "or above 2^53, cannot be told apart. Give integers of 64 bits (with gaps: Arrow's, or "
+            "pandas' Int64) or texts"
+        )
+    return whole
 
 
 def cast_to(values: pa.Array, kind: pa.DataType, name: str = "") -> pa.Array:
