@@ -17,6 +17,7 @@ from core import frames, gpu
 from core.merlin import Dataset, Graph, Schema, Workflow, ops
 from pipeline.splits import EmptySplit
 from workflows.executor import ColumnExecutor
+from workflows.state import stat_operators
 
 SAMPLE_ROWS = 1000
 SMALLER_PARTS = (
@@ -35,18 +36,24 @@ def fit(
     input_schema: Schema,
     spill_folder: str | Path | None = None,
     device: frames.Device = "cpu",
+    onto: Workflow | None = None,
 ) -> None:
     """Fits ``workflow`` on ``read(source, split)`` of every source; the workflow is changed.
 
     What does not fit in memory goes to ``spill_folder``, which the workers must reach too, and
     which may be removed once the workflow's state is saved. None: everything is kept in memory.
     ``device``: where the workers hold the frames; the statistics come to the host.
+    ``onto``: the same workflow fitted on earlier rows, into which each operator's statistics are
+    merged as soon as they are there. What is fitted on the output of another operator then sees
+    that of the merged one.
 
     An operator whose statistics cannot be put together from parts (one of NVTabular's own) sends
     the whole workflow through ``Workflow.fit``, on the host.
     """
     workflow.fit_schema(input_schema)
     sample = None
+    earlier = [] if onto is None else stat_operators(onto)
+    merged = {id(op): old for op, old in zip(stat_operators(workflow), earlier, strict=False)}
     for phase in phases(workflow.graph):
         if not all(hasattr(node.op, "absorb") for node in phase):
             sample = first_rows(sources, read, split)
@@ -63,6 +70,9 @@ def fit(
                 found = node.op.settle(found, functools.partial(dask_cluster.run, client))
             node.op.fit_finalize(found)
             node.op.fitted = True
+            if id(node.op) in merged:
+                merged[id(node.op)].absorb(node.op)
+                node.op = merged[id(node.op)]
     if sample is None:
         sample = first_rows(sources, read, split)
     settle_schema(workflow, sample, input_schema)

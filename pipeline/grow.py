@@ -29,7 +29,7 @@ from pipeline.held_out import HELD_OUT, Settled
 from pipeline.params import settings_class
 from pipeline.preprocess import COUNTS, EVENTS, MANIFEST, PLAN, STATE, Job, open_raw
 from pipeline.splits import SPLITS
-from workflows.state import STATE_FILE, absorb, check_growable, load_state, save_state
+from workflows.state import STATE_FILE, check_growable, load_state, save_state
 
 MAY_DIFFER = ("split", "rows_per_part", "events_per_part")
 """Settings that may be others than those that the features were made with."""
@@ -128,7 +128,24 @@ def _grow(
     log.settle()
     claim.publish(staging)
     remove_sibling(staging)
+    _say_what_trains(before, whole)
     return whole
+
+
+def _say_what_trains(before: dict[str, Any], whole: dict[str, Any]) -> None:
+    """What training gained, and what of the new rows waits: by the split, the latest are held
+    out."""
+    unit = whole["unit"]
+    trained, trains = (of["splits"]["train"][unit] for of in (before, whole))
+    codes = [sum(of["cardinality"].values()) for of in (before, whole)]
+    say(f"grow: {trained:,} → {trains:,} {unit} train; {codes[0]:,} → {codes[1]:,} codes")
+    held = whole["splits"]["valid"][unit] + whole["splits"]["test"][unit]
+    if held:
+        say(
+            f"grow: the latest {held:,} {unit} are held out by the split: they train, and values "
+            "that only they have get codes, when later days come (split.test and split.valid 0: "
+            "at once)"
+        )
 
 
 def _begin(claim: Claim, plan: dict[str, Any]) -> Path:
@@ -170,12 +187,7 @@ def _checked_settings(features: Path, made: Settings, given: Settings | None) ->
     they may."""
     if given is None:
         return made
-    changed = _differences(made.model_dump(mode="json"), given.model_dump(mode="json"))
-    changed = [told for name, told in changed if name.split(".")[0] not in MAY_DIFFER]
-    kinds = made.split.kind, given.split.kind
-    others = "leave_one_out" in kinds and kinds[0] != kinds[1]
-    if others or not held_out.can_grow(given.split):
-        changed.append(f"split.kind ({kinds[0]!r}, now {kinds[1]!r})")
+    changed = changed_settings(made.model_dump(mode="json"), given)
     if changed:
         raise UserError(
             f"{features} were made with other settings: {', '.join(changed)}. To grow them, give "
@@ -183,6 +195,17 @@ def _checked_settings(features: Path, made: Settings, given: Settings | None) ->
             "without --grow"
         )
     return given
+
+
+def changed_settings(made: dict[str, Any], given: Settings) -> list[str]:
+    """Settings that differ from those that features were ``made`` with, and may not, in words."""
+    changed = _differences(made, given.model_dump(mode="json"))
+    changed = [words for name, words in changed if name.split(".")[0] not in MAY_DIFFER]
+    kinds = made["split"]["kind"], given.split.kind
+    others = "leave_one_out" in kinds and kinds[0] != kinds[1]
+    if others or not held_out.can_grow(given.split):
+        changed.append(f"split.kind ({kinds[0]!r}, now {kinds[1]!r})")
+    return changed
 
 
 def _differences(made: Any, given: Any, name: str = "") -> list[tuple[str, str]]:
@@ -245,8 +268,8 @@ def _merged(client: Any, job: Job, features: Path, staging: Path, device: Device
         if trains:
             later = job.workflow()
             spill = staging / EVENTS / COUNTS
-            fitting.fit(client, later, sources, job.read, "train", schema, spill, device)
-            absorb(merged, later)
+            read = job.read
+            fitting.fit(client, later, sources, read, "train", schema, spill, device, onto=merged)
         fitting.settle_schema(merged, sample, schema)
         save_state(merged, staging / STATE)
     merged = load_state(job.workflow(), staging / STATE, schema)

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from core.artifacts import atomic_path, read_json, write_json
 from core.errors import UserError
+from core.settings import Settings
 from pipeline.splits import SplitSettings
 
 HELD_OUT = "held_out"
@@ -27,14 +30,25 @@ FIXED = {
 """Kinds of split that new days cannot go on with, and why."""
 
 
+class GrowSettings(Settings):
+    """Part of the preprocess settings of every recipe."""
+
+    # Not in the plan of the features: they are the same, however they came to be.
+    grow: bool = Field(False, exclude=True)
+    """Whether features that are there take in the files that are new in the raw log, as
+    ``preprocess --grow`` does, also under DVC. They are made anew where their settings, code or
+    old files have changed. false: they are made anew whenever the raw log has changed."""
+
+
 @dataclass(frozen=True)
 class Settled:
     """What is known of the features that grow: the rows held back, and what trains."""
 
     folder: Path
     record: Mapping[str, Any]
-    """``recipe``; ``columns`` of the raw log; ``known``, hashes of all its shards; ``rows_read``;
-    and what the recipe's ``hold_out`` returned."""
+    """``recipe``; ``columns`` of the raw log; ``known``, hashes of all its shards; ``logs``, how
+    many of these each raw log added; ``sources``, its input files; ``rows_read``; and what the
+    recipe's ``hold_out`` returned."""
 
     def path(self, name: str) -> Path:
         return self.folder / name
@@ -59,22 +73,46 @@ def save(
     write_json(folder / RECORD, record)
 
 
-NOTHING: Mapping[str, Any] = {"known": [], "rows_read": 0}
+NOTHING: Mapping[str, Any] = {"known": [], "logs": [], "sources": [], "rows_read": 0}
 """What is known before the first raw log."""
 
 
 def take(manifest: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
-    """What is known after one more raw log: the hashes of all shards, and rows read for them."""
+    """What is known after one more raw log: the hashes of all shards, the files that they are of,
+    and rows read for them."""
     hashes = [shard["sha256"] for shard in manifest["shards"] if "sha256" in shard]
     rows = manifest.get("rows_read", sum(shard["rows"] for shard in manifest["shards"]))
-    return {"known": [*before["known"], *hashes], "rows_read": before["rows_read"] + rows}
+    sources = [*before.get("sources", ()), *(shard["source"] for shard in manifest["shards"])]
+    return {
+        "known": [*before["known"], *hashes],
+        "logs": [*logs_of(before), len(hashes)],
+        "sources": list(dict.fromkeys(sources)),
+        "rows_read": before["rows_read"] + rows,
+    }
+
+
+def logs_of(record: Mapping[str, Any]) -> list[int]:
+    """How many shards each raw log added; features of an older version count as of one log."""
+    return record.get("logs", [len(record["known"])])
+
+
+def restricted(manifest: dict[str, Any], hashes: set[str]) -> dict[str, Any]:
+    """The manifest of a raw log with only the shards of these hashes, and their input files."""
+    shards = [shard for shard in manifest["shards"] if shard.get("sha256") in hashes]
+    indexes = sorted({shard["source_index"] for shard in shards})
+    place = {index: number for number, index in enumerate(indexes)}
+    return {
+        **manifest,
+        "inputs": [manifest["inputs"][index] for index in indexes],
+        "shards": [{**shard, "source_index": place[shard["source_index"]]} for shard in shards],
+    }
 
 
 def fresh(manifest: dict[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
     """The manifest of a raw log without the shards that are known.
 
     Raises:
-        UserError: an input file has shards of both kinds.
+        UserError: an input file has shards of both kinds, or is known with other rows.
     """
     known = set(before["known"])
     there = [shard.get("sha256") in known for shard in manifest["shards"]]
@@ -82,7 +120,11 @@ def fresh(manifest: dict[str, Any], before: Mapping[str, Any]) -> dict[str, Any]
         return manifest
     new = [s for s, seen in zip(manifest["shards"], there, strict=True) if not seen]
     sources = {s["source_index"] for s, seen in zip(manifest["shards"], there, strict=True) if seen}
-    torn = [shard["source"] for shard in new if shard["source_index"] in sources]
+    torn = [
+        shard["source"]
+        for shard in new
+        if shard["source_index"] in sources or shard["source"] in before.get("sources", ())
+    ]
     if torn:
         raise UserError(
             f"{torn[0]}: some of its rows are in the features already and some are not; give new "

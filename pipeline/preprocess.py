@@ -251,15 +251,20 @@ def log_digest(manifest: dict[str, Any]) -> str:
 
 def plan_of(settings: Settings, manifest: dict[str, Any]) -> dict[str, Any]:
     """What the features depend on; equal plans give equal bytes."""
-    here = Path(__file__).parent
-    names = ("fitting", "held_out", "sessionize", "splits")
-    own = [*sorted(here.glob("preprocess*.py")), *(here / f"{name}.py" for name in names)]
     return {
         "settings": settings.model_dump(mode="json"),
         "raw": log_digest(manifest),
         # Features of an older workflow must not be taken for those of today's.
-        "code": digest(*own, here.parent / "workflows"),
+        "code": code_digest(),
     }
+
+
+def code_digest() -> str:
+    """The code that makes features of raw rows."""
+    here = Path(__file__).parent
+    names = ("fitting", "held_out", "sessionize", "splits")
+    own = [*sorted(here.glob("preprocess*.py")), *(here / f"{name}.py" for name in names)]
+    return digest(*own, here.parent / "workflows")
 
 
 def begin(claim: Claim, plan: dict[str, Any]) -> None:

@@ -17,9 +17,8 @@ from core.artifacts import write_parquet
 from core.cluster import ClusterSettings
 from core.merlin import Workflow
 from core.parquet import read_frame
-from core.settings import Settings
 from pipeline import splits
-from pipeline.held_out import Settled, can_grow
+from pipeline.held_out import GrowSettings, Settled, can_grow
 from pipeline.preprocess import Job, Part, origin, preprocess, schema_of
 from pipeline.sessionize import bucket_of, to_pandas
 from pipeline.splits import HELD_BACK, LEAVE_OUT_FROM, SPLITS, SplitSettings
@@ -33,7 +32,7 @@ BEFORE, TRAINED = "_before", "_trained"
 such; whether the row is one that trains already."""
 
 
-class InteractionsPreprocessSettings(Settings):
+class InteractionsPreprocessSettings(GrowSettings):
     """Ratings → features."""
 
     split: SplitSettings = SplitSettings()

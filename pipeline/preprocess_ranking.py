@@ -16,9 +16,8 @@ from core.cluster import ClusterSettings
 from core.errors import UserError
 from core.merlin import Workflow
 from core.parquet import read_footer, read_row_groups, reading
-from core.settings import Settings
 from pipeline import splits
-from pipeline.held_out import Settled, can_grow, link
+from pipeline.held_out import GrowSettings, Settled, can_grow, link
 from pipeline.preprocess import Job, Part, origin, preprocess
 from pipeline.splits import SplitSettings
 from workflows import ranking
@@ -27,7 +26,7 @@ from workflows.ranking import RankingWorkflowSettings
 RECIPE = "ranking"
 
 
-class RankingPreprocessSettings(Settings):
+class RankingPreprocessSettings(GrowSettings):
     """Click logs → features."""
 
     split: SplitSettings = SplitSettings()

@@ -16,9 +16,8 @@ from core.artifacts import write_parquet
 from core.cluster import ClusterSettings
 from core.merlin import Workflow
 from core.parquet import read_frame
-from core.settings import Settings
 from pipeline import sessionize, splits
-from pipeline.held_out import GOES_ON, Settled, can_grow
+from pipeline.held_out import GOES_ON, GrowSettings, Settled, can_grow
 from pipeline.preprocess import Job, Part, origin, preprocess, schema_of
 from pipeline.sessionize import ITEM, SessionizeSettings
 from pipeline.splits import SPLITS, SplitSettings
@@ -30,7 +29,7 @@ SUPPORT = "support.parquet"
 """Events of each item in all sessions that train, those of items below the support too."""
 
 
-class SessionsPreprocessSettings(Settings):
+class SessionsPreprocessSettings(GrowSettings):
     """Clickstreams → features."""
 
     split: SplitSettings = SplitSettings()

@@ -178,24 +178,14 @@ def check_growable(workflow: Workflow) -> None:
     """Checks that new rows can be added to the statistics of every operator of ``workflow``.
 
     Raises:
-        UserError: an operator, which is named with its columns, cannot merge, or works on what
-            another fitted operator made: its statistics would be those of two different inputs.
+        UserError: an operator, which is named with its columns, cannot merge.
     """
     for node in Graph.get_nodes_by_op_type([workflow.output_node], ops.StatOperator):
-        what = f"{type(node.op).__name__} of {', '.join(_selected(node))}"
         if not hasattr(node.op, "absorb"):
             raise UserError(
-                f"{what}: statistics of this operator cannot be extended by new rows; run "
-                "preprocess on all days without --grow, or choose settings without it"
-            )
-        before = Graph.get_nodes_by_op_type(node.parents_with_dependencies, ops.StatOperator)
-        if before:
-            names = sorted({type(other.op).__name__ for other in before})
-            raise UserError(
-                f"{what}: fitted on what {', '.join(names)} makes of the same columns, which new "
-                "rows change. Run preprocess on all days without --grow, or choose for these "
-                "columns settings of which one alone is fitted (such as missing: 0 with scale: "
-                "standard, or missing: median with scale: none)"
+                f"{type(node.op).__name__} of {', '.join(_selected(node))}: statistics of this "
+                "operator cannot be extended by new rows; run preprocess on all days without "
+                "--grow, or choose settings without it"
             )
 
 
@@ -205,14 +195,6 @@ def _selected(node: Any) -> list[str]:
     for parent in node.parents_with_dependencies:
         names += [name for name in _selected(parent) if name not in names]
     return names
-
-
-def absorb(workflow: Workflow, later: Workflow) -> None:
-    """Merges the statistics of ``later``, the same workflow fitted on later rows, into
-    ``workflow``'s; see :func:`check_growable`."""
-    check_growable(workflow)
-    for op, more in zip(stat_operators(workflow), stat_operators(later), strict=True):
-        op.absorb(more)
 
 
 def saved_schema(

@@ -34,6 +34,9 @@ def raw_logs(folders: list[Path], features: Path) -> list[Ingested]:
     plan = read_json(features / PLAN)
     expected = [plan["raw"], *plan.get("grown", ())]
     manifests = [raw_manifest(folder) for folder in folders]
+    in_one = _logs_in_one(folders, manifests, features, len(expected))
+    if in_one:
+        return in_one
     if [log_digest(manifest) for manifest in manifests] != expected:
         told = ", ".join(map(str, folders))
         how = "name the raw folder of each, oldest first" if len(expected) > 1 else "name that one"
@@ -47,6 +50,26 @@ def raw_logs(folders: list[Path], features: Path) -> list[Ingested]:
         shift = id_shift(manifest, known) if found else 0
         found.append(Ingested(folder, manifest, shift))
         known = held_out.take(manifest, known)
+    return found
+
+
+def _logs_in_one(
+    folders: list[Path], manifests: list[dict[str, Any]], features: Path, logs: int
+) -> list[Ingested]:
+    """The raw logs, one after another, of features that grew by new files of one raw folder; empty
+    where the features are not of that folder, or of all of it in one."""
+    path = features / held_out.HELD_OUT / held_out.RECORD
+    if len(folders) != 1 or logs < 2 or not path.is_file():
+        return []
+    record, there = read_json(path), {s.get("sha256") for s in manifests[0]["shards"]}
+    counts = held_out.logs_of(record)
+    if len(counts) != logs or there != set(record["known"]):
+        return []
+    found, first = [], 0
+    for count in counts:
+        hashes = set(record["known"][first : first + count])
+        found.append(Ingested(folders[0], held_out.restricted(manifests[0], hashes), 0))
+        first += count
     return found
 
 

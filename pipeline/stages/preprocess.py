@@ -23,11 +23,11 @@ def preprocess(
         output: becomes ``train/ valid/ test/`` (Parquet), ``schema.json``, ``state/``,
             ``held_out/`` and ``manifest.json``, which is written last and is what this returns.
         grow: ``output`` are features already, and ``input`` is added to them; see
-            :func:`pipeline.grow.grow`.
+            :func:`pipeline.grow.grow`. False: what the setting ``RECIPE.preprocess.grow`` says.
     """
     params = params or Params.read()
     settings, cluster = params.section(f"{recipe}.preprocess"), params.section("cluster")
-    if grow:
+    if grow or _takes_in(recipe, input, output, settings):
         from pipeline.grow import grow as add
 
         manifest = add(recipe, input, output, settings, cluster)
@@ -38,6 +38,19 @@ def preprocess(
         manifest = shared.preprocess(recipe, prepare, input, output, settings, cluster)
     _show(manifest, recipe, output)
     return manifest
+
+
+def _takes_in(recipe: str, raw: str | Path, features: str | Path, settings: Any) -> bool:
+    """Whether ``features`` take in what is new in ``raw``, rather than be made anew of it."""
+    from pipeline.grow_or_fit import anew_because, check_nothing_is_lost
+
+    if not settings.grow:
+        check_nothing_is_lost(raw, features, recipe)
+        return False
+    why = anew_because(raw, features, settings)
+    if why:
+        say(f"preprocess: making the features of all rows, as {why}")
+    return why is None
 
 
 def _show(manifest: dict[str, Any], recipe: str, output: str | Path) -> None:

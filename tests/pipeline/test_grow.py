@@ -244,19 +244,6 @@ def test_other_settings_logs_and_recipes_are_refused(days, features, tmp_path):
         grow("ranking", tmp_path / "other", features, cluster=ONE)
 
 
-def test_a_fit_on_the_output_of_another_is_refused_by_name(days, tmp_path):
-    columns = {"I5": {"missing": "median"}, "I7": {"missing": "median"}}
-    workflow = RankingWorkflowSettings(freq_threshold=3, columns=columns)
-    settings = SETTINGS.model_copy(update={"workflow": workflow})
-    features = tmp_path / "features"
-    preprocess_ranking(days["old"], features, settings, ONE)
-    before = all_bytes(features)
-    with pytest.raises(UserError, match=r"Normalize of I5, I7: fitted on what FillMedian makes"):
-        grow("ranking", days["new"], features, settings, ONE)
-    assert all_bytes(features) == before
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
-
-
 @pytest.mark.parametrize("step", ["part", "state", "exchange", "swept"])
 def test_a_kill_leaves_the_old_state_or_the_new_and_the_next_run_ends_it(
     days, features, grown, monkeypatch, step
