@@ -82,7 +82,7 @@ def _left_out(manifest: Mapping[str, Any], known: Mapping[str, Any]) -> str:
     """What features were made of that a raw log lacks, in words; "" if it has all."""
     there = {shard.get("sha256") for shard in manifest["shards"]}
     lost = sum(sha256 not in there for sha256 in known["known"])
-    files = {shard["source"] for shard in manifest["shards"]}
+    files = set(held_out.source_files(manifest))
     missing = [name for name in known.get("sources", ()) if name not in files]
     if not lost or ("sources" in known and not missing):
         return ""

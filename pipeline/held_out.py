@@ -82,13 +82,18 @@ def take(manifest: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, An
     and rows read for them."""
     hashes = [shard["sha256"] for shard in manifest["shards"] if "sha256" in shard]
     rows = manifest.get("rows_read", sum(shard["rows"] for shard in manifest["shards"]))
-    sources = [*before.get("sources", ()), *(shard["source"] for shard in manifest["shards"])]
+    sources = [*before.get("sources", ()), *source_files(manifest)]
     return {
         "known": [*before["known"], *hashes],
         "logs": [*logs_of(before), len(hashes)],
         "sources": list(dict.fromkeys(sources)),
         "rows_read": before["rows_read"] + rows,
     }
+
+
+def source_files(manifest: Mapping[str, Any]) -> list[str]:
+    """The input file of each shard."""
+    return [shard["source"] for shard in manifest["shards"] if "source" in shard]
 
 
 def logs_of(record: Mapping[str, Any]) -> list[int]:
