@@ -17,6 +17,7 @@ from core.cluster import ClusterSettings
 from core.merlin import Workflow
 from core.parquet import read_frame
 from pipeline import sessionize, splits
+from pipeline.doubts import WARNINGS
 from pipeline.held_out import GOES_ON, GrowSettings, Settled, can_grow
 from pipeline.preprocess import Job, Part, origin, preprocess, schema_of
 from pipeline.sessionize import ITEM, SessionizeSettings
@@ -94,11 +95,35 @@ def prepare(
         read=reader,
         workflow=partial(workflow, settings, list(manifest["columns"])),
         schema=schema_of(reader(present[0], "train")),
-        about={"unit": "sessions", **origin(manifest), "bounds": bounds},
+        about={
+            "unit": "sessions",
+            **origin(manifest),
+            "bounds": bounds,
+            WARNINGS: shared_ids(starts[:, 2], manifest),
+        },
         hold_out=hold_out if can_grow(settings.split) else None,
         # Every session has its own last event to hold out: none of them is overtaken.
         stays=SPLITS if "leave_one_out" in bounds else ("train",),
     )
+
+
+def shared_ids(users: np.ndarray, manifest: dict[str, Any]) -> list[str]:
+    """A warning of session ids that have several users, unless the settings of the log say that
+    an id alone is the session.
+
+    Args:
+        users: how many each session has, ``(sessions,)``.
+    """
+    shared = int((users > 1).sum())
+    source = manifest.get("source") or {}
+    if not shared or source.get("session_per_user") is False:
+        return []
+    return [
+        f"{shared:,} of {len(users):,} session ids have several users (one has "
+        f"{int(users.max()):,}), and each is taken as one session. Where an id is unique only "
+        "within a user, set sessions.source.session_per_user: true and run ingest again; where "
+        "users share or change within a session, false says so"
+    ]
 
 
 def workflow(settings: SessionsPreprocessSettings, columns: list[str]) -> Workflow:
@@ -148,7 +173,8 @@ def split_bounds(
     starts: np.ndarray,
     before: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Where the splits are cut; ``starts``: group and start of each session, ``(sessions, 2)``."""
+    """Where the splits are cut; ``starts``: group and start of each session, ``(sessions, 2)`` or
+    more columns."""
     split = settings.split
     if split.kind == "files":
         training = starts[starts[:, 0] == 0, 1]

@@ -24,7 +24,9 @@ from core.parquet import read_frame
 from core.settings import Settings
 from pipeline.splits import HELD_BACK, LEAVE_OUT_FROM
 
-SESSION, ITEM, TIME = "session_id", "item_id", "timestamp"
+SESSION, ITEM, TIME, USER = "session_id", "item_id", "timestamp", "user_id"
+EVENT_ORDER = "event_order"
+"""The log's own order of the events of one time, where it has such a column."""
 ORDER, GROUP, START = "_order", "_group", "_start"
 MAX_TIME = 2**62
 """Later than any event, in milliseconds."""
@@ -94,19 +96,30 @@ def sort_bucket(bucket: int, folder: Path) -> np.ndarray:
     """Joins and sorts a bucket's pieces into ``folder/events-<bucket>.parquet``.
 
     Returns:
-        One row a session, shape ``(sessions, 2)``: group, start in milliseconds since 1970 UTC.
+        One row a session, shape ``(sessions, 3)``: group, start in milliseconds since 1970 UTC,
+        and how many users it has (0 where none is known).
     """
     pieces = sorted((folder / f"{bucket:04d}").glob("*.parquet"))
     if not pieces:
-        return np.empty((0, 2), np.int64)
+        return np.empty((0, 3), np.int64)
     events = pl.concat([read_frame(piece) for piece in pieces])
-    events = events.sort(GROUP, SESSION, TIME, ORDER)
     keys = [GROUP, SESSION]
+    events = events.sort(*keys, *time_order(events), ORDER)
     milliseconds = pl.col(TIME).dt.timestamp("ms")
     events = events.with_columns(milliseconds.min().over(keys).alias(START)).drop(ORDER)
     write_parquet(events_file(bucket, folder), events.to_arrow())
-    starts = events.select(GROUP, START, SESSION).unique(maintain_order=True)
-    return starts.select(pl.col(GROUP).cast(pl.Int64), START).to_numpy()
+    known = USER in events.columns
+    users = (pl.col(USER).drop_nulls().n_unique() if known else pl.lit(0)).cast(pl.Int64)
+    starts = events.group_by(*keys, maintain_order=True).agg(pl.first(START), users.alias(USER))
+    return starts.select(
+        pl.col(GROUP).cast(pl.Int64), START, pl.col(USER).cast(pl.Int64)
+    ).to_numpy()
+
+
+def time_order(events: pl.DataFrame) -> list[str]:
+    """The columns by which the events of a session are in order; the order of the input decides
+    between those that agree in all of them."""
+    return [TIME, EVENT_ORDER] if EVENT_ORDER in events.columns else [TIME]
 
 
 def events_file(bucket: int, folder: Path) -> Path:
@@ -196,7 +209,7 @@ def read_sessions(
     length = pl.len().over(SESSION)
     from_end = length - pl.int_range(pl.len()).over(SESSION)
     events = events.filter((length >= settings.min_length) & (from_end <= settings.max_length))
-    events = events.drop(GROUP, START)
+    events = events.drop(GROUP, START, pl.selectors.by_name(EVENT_ORDER, require_all=False))
     return to_pandas(events.to_arrow())
 
 

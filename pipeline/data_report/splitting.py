@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from core.parquet import read_frame
+from core.parquet import read_footer, read_frame
 from pipeline.data_report.shards import TIME, Shard, milliseconds
-from pipeline.sessionize import ITEM, SESSION
+from pipeline.sessionize import EVENT_ORDER, ITEM, SESSION, time_order
 from pipeline.splits import LEAVE_OUT_FROM, SPLITS
 from workflows.interactions import USER
 
@@ -116,9 +116,11 @@ def _between(start: np.ndarray, bounds: Mapping[str, Any]) -> np.ndarray:
 def _ends(shards: list[Shard], drop_repeats: bool, key: str = SESSION) -> list[np.ndarray]:
     """The last event of each session (or other ``key``) tests, the one before it validates."""
     columns = [key, ITEM, TIME]
+    if shards and EVENT_ORDER in read_footer(shards[0].path).schema.names:
+        columns.append(EVENT_ORDER)
     frames = [read_frame(s.path, columns=columns, use_statistics=False) for s in shards]
     events = pl.concat(frames).with_columns(pl.Series(TIME, _times(frames))).with_row_index("row")
-    events = events.sort(key, TIME, "row")
+    events = events.sort(key, *time_order(events), "row")
     if drop_repeats:
         same = pl.col(key).eq_missing(pl.col(key).shift())
         events = events.filter(~(same & pl.col(ITEM).eq_missing(pl.col(ITEM).shift())))

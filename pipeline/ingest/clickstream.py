@@ -18,6 +18,7 @@ KINDS = {
     "category": "category",
     "brand": "category",
     "price": "number",
+    "event_order": "order",
 }
 
 
@@ -50,6 +51,10 @@ class ClickstreamColumns(Settings):
     price: str | None = None
     """The item's price, a number (optional)."""
 
+    event_order: str | None = None
+    """An integer that puts events of the same time in order, such as the number of a hit in its
+    visit; events without one come first. null: the order of the rows does."""
+
 
 class ClickstreamSourceSettings(EventSourceSettings):
     """A clickstream: one event a line, with session (or user), item and time."""
@@ -81,6 +86,12 @@ class ClickstreamSourceSettings(EventSourceSettings):
     """Idle time after which a user's next event begins a new session; needed (and allowed) only
     where columns.session_id is null."""
 
+    session_per_user: bool | None = None
+    """Whether a session id is unique only within a user, as where web analytics number the visits
+    of each visitor: true: user and session together are the session, USER:SESSION in what follows
+    (a colon or backslash within the user after a backslash). null: the id alone is, and
+    preprocessing warns where one has several users; false: the same without the warning."""
+
     @model_validator(mode="after")
     def _columns_agree(self) -> "ClickstreamSourceSettings":
         columns, whole = self.columns, self.layout == "sessions"
@@ -98,6 +109,10 @@ class ClickstreamSourceSettings(EventSourceSettings):
                 raise ValueError(f"without columns.session_id, give {' and '.join(missing)}")
         if columns.session_id is not None and self.session_gap_minutes is not None:
             raise ValueError("session_gap_minutes needs columns.session_id: null")
+        if self.session_per_user:
+            for name in ("session_id", "user_id"):
+                if getattr(columns, name) is None:
+                    raise ValueError(f"session_per_user needs columns.{name}")
         if self.keep_event_types is not None and columns.event_type is None:
             raise ValueError("keep_event_types needs columns.event_type")
         names = [column.name for column in event_columns(self)]
@@ -122,7 +137,7 @@ def event_columns(settings: ClickstreamSourceSettings) -> list[Column]:
     """The columns to read, in the order of the output."""
     made = made_columns(settings)
     needed = {name for name in REQUIRED if getattr(settings.columns, name) is not None} | made
-    if settings.session_gap_minutes is not None:
+    if settings.session_gap_minutes is not None or settings.session_per_user:
         needed.add("user_id")
     columns = [
         Column(name, source or name, kind, f"columns.{name}", required=name in needed)

@@ -38,6 +38,7 @@ from pipeline.ingest.publish import (
 )
 from pipeline.ingest.ratings import RatingsSourceSettings, rating_columns
 from pipeline.ingest.source import SourceSettings
+from pipeline.ingest.user_sessions import UserSessionReader
 from pipeline.ingest.workspace import MANIFEST, NOT_SHAPING, Workspace, plan_of
 
 RECIPES: dict[str, type[SourceSettings]] = {
@@ -131,7 +132,8 @@ def _reader(settings: SourceSettings, files: list[InputFile]) -> tuple[Any, str]
         if settings.layout == "sessions":
             unfold = SessionRows(settings.columns.item_id, made_columns(settings), files)
         keep = settings.keep_event_types
-        return EventReader(settings, columns, files, keep, unfold), "clickstream"
+        kind = UserSessionReader if settings.session_per_user else EventReader
+        return kind(settings, columns, files, keep, unfold), "clickstream"
     assert isinstance(settings, RatingsSourceSettings)
     return EventReader(settings, rating_columns(settings), files), "ratings"
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from core.console import say, table
+from pipeline.doubts import WARNINGS
 from pipeline.params import Params
 
 
@@ -61,4 +62,6 @@ def _show(manifest: dict[str, Any], recipe: str, output: str | Path) -> None:
         unseen = ", ".join(f"{name} {rate:.1%}" for name, rate in rates[:3] if rate)
         rows.append([split, found[unit], unseen or "none"])
     table(f"{recipe} features", ["split", unit, "largest out-of-vocabulary rates"], rows)
+    for warning in manifest.get(WARNINGS, ()):
+        say(f"warning: {warning}")
     say(f"preprocess: {sum(manifest['cardinality'].values()):,} codes → {output}")
