@@ -303,7 +303,7 @@ def _linked_parts(features: Path, split: str, staging: Path, sums: Sums | None) 
 def _both(old: dict[str, Any], new: dict[str, Any], stays: tuple[str, ...]) -> dict[str, Any]:
     """The manifest of the parts that stay and of the new ones together."""
     unit = new["unit"]
-    whole = {**new, "generated": None, "source": old["source"], "splits": dict(new["splits"])}
+    whole = {**new, "source": old["source"], "splits": dict(new["splits"])}
     fits = old.get("fits") or [_fit({}, old, stays)]
     for split in stays:
         before, after = old["splits"][split], new["splits"][split]

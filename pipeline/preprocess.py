@@ -49,7 +49,7 @@ from core.sums import (
 )
 from pipeline import fitting, held_out
 from pipeline.held_out import HELD_OUT, Settled
-from pipeline.ingest.generated import GENERATED_CHECKSUM
+from pipeline.ingest.generated import GENERATED
 from pipeline.splits import SPLITS, EmptySplit
 from workflows.executor import transform
 from workflows.ops.codes import OOV
@@ -305,19 +305,7 @@ def _altered_parts(output: Path) -> list[str]:
 
 def origin(manifest: dict[str, Any]) -> dict[str, Any]:
     """What later stages need to know of the raw log: how it was read, and what generated it."""
-    about = {"generated": generated(manifest), "source": manifest.get("source")}
-    if about["generated"] and manifest.get(GENERATED_CHECKSUM):
-        about[GENERATED_CHECKSUM] = manifest[GENERATED_CHECKSUM]
-    return about
-
-
-def generated(manifest: dict[str, Any]) -> str | None:
-    """The folder of a generated log, which holds the true probabilities; None for a real log."""
-    folders = {str(Path(entry["file"]).parent.parent) for entry in manifest.get("inputs", ())}
-    if len(folders) == 1 and not manifest.get("rows_quarantined"):
-        folder = folders.pop()
-        return folder if (Path(folder) / "truth.parquet").is_file() else None
-    return None
+    return {GENERATED: manifest.get(GENERATED), "source": manifest.get("source")}
 
 
 def schema_of(frame: pd.DataFrame) -> Schema:

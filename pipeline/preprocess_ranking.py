@@ -18,6 +18,7 @@ from core.merlin import Workflow
 from core.parquet import read_footer, read_row_groups, reading
 from pipeline import splits
 from pipeline.held_out import GrowSettings, Settled, can_grow, link
+from pipeline.ingest.generated import GENERATED
 from pipeline.preprocess import Job, Part, origin, preprocess
 from pipeline.splits import SplitSettings
 from workflows import ranking
@@ -65,12 +66,13 @@ def prepare(
         ranges = splits.ranges_after(ranges, settled.record["settled"], settings.split)
         told = {**ranges, "train": (0, ranges["train"][1])}
     growing = can_grow(settings.split)
+    about = {"unit": "rows", **origin(manifest), **truth_of(log, told, manifest), "ranges": told}
     return Job(
         parts=ranking_parts(log, ranges, settings.rows_per_part),
         read=RowReader(settings.workflow),
         workflow=partial(workflow, settings, list(manifest["columns"])),
         schema=ranking.raw_schema(settings.workflow),
-        about={"unit": "rows", **origin(manifest), "ranges": told},
+        about=about,
         hold_out=(lambda folder: hold_out(log, ranges, folder)) if growing else None,
     )
 
@@ -94,10 +96,15 @@ def workflow(settings: RankingPreprocessSettings, columns: list[str]) -> Workflo
 
 @dataclass(frozen=True)
 class Shard:
-    """One file of raw rows."""
+    """One file of raw rows.
+
+    ``truth``: the checksum of the generated log that it is of and its first row there, if it is of
+    one.
+    """
 
     path: str
     rows: int
+    truth: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -121,7 +128,9 @@ def raw_log(
     if settled is not None:
         units, first_row = list(settled.record["units"]), settled.record["first_row"]
         for entry in settled.record["shards"]:
-            shards.append(Shard(str(settled.path(entry["file"])), entry["rows"]))
+            truth = tuple(entry["truth"]) if entry.get("truth") else None
+            shards.append(Shard(str(settled.path(entry["file"])), entry["rows"], truth))
+    truths = _truths(manifest)
     numbers: dict[int, int] = {}
     for entry in in_split_order(manifest, split):
         source = entry["source_index"]
@@ -129,8 +138,46 @@ def raw_log(
             numbers[source] = len(units)
             units.append(0)
         units[numbers[source]] += entry["rows"]
-        shards.append(Shard(str(raw / entry["file"]), entry["rows"]))
+        truth = truths.get(entry["file"])
+        shards.append(Shard(str(raw / entry["file"]), entry["rows"], truth))
     return RowLog(shards, units, first_row)
+
+
+def _truths(manifest: dict[str, Any]) -> dict[str, tuple[str, int]]:
+    """Where the rows of each shard of a generated log begin in it, by the shard's name.
+
+    Of every input file all shards are here, in their order, or none.
+    """
+    log = manifest.get(GENERATED) or {}
+    if "checksum" not in log:
+        return {}
+    found, at = {}, list(log["first_rows"])
+    for entry in manifest["shards"]:
+        source = entry["source_index"]
+        found[entry["file"]] = (log["checksum"], at[source])
+        at[source] += entry["rows"]
+    return found
+
+
+def truth_of(
+    log: RowLog, ranges: dict[str, tuple[int, int]], manifest: dict[str, Any]
+) -> dict[str, Any]:
+    """``truth_rows``: of each split the rows of the generated log that it holds, as first and
+    last-plus-one of consecutive ones; a split with other rows has no entry."""
+    checksum = (manifest.get(GENERATED) or {}).get("checksum")
+    if checksum is None:
+        return {}
+    found: dict[str, list[tuple[int, int]]] = {}
+    for split, (first, last) in ranges.items():
+        held, at = [], log.first_row
+        for shard in log.shards:
+            start, stop = max(first, at) - at, min(last, at + shard.rows) - at
+            if start < stop and shard.truth and shard.truth[0] == checksum:
+                held.append((shard.truth[1] + start, shard.truth[1] + stop))
+            at += shard.rows
+        if sum(stop - start for start, stop in held) == last - first:
+            found[split] = held
+    return {"truth_rows": found}
 
 
 def in_split_order(manifest: dict[str, Any], split: SplitSettings) -> list[dict[str, Any]]:
@@ -181,7 +228,7 @@ def hold_out(log: RowLog, ranges: dict[str, tuple[int, int]], folder: Path) -> d
             first_row = at if first_row is None else first_row
             name = f"raw-{len(kept):05d}.parquet"
             link(shard.path, folder / name)
-            kept.append({"file": name, "rows": shard.rows})
+            kept.append({"file": name, "rows": shard.rows, "truth": shard.truth})
         at += shard.rows
     first_row = at if first_row is None else first_row
     return {"units": log.units, "settled": settled, "first_row": first_row, "shards": kept}

@@ -1,18 +1,16 @@
 """Stage: a trained model on the test split → metrics, plots, and the distance to the best score."""
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
 from core import gpu, kinds
-from core.artifacts import parquet_files, write_json
+from core.artifacts import write_json
 from core.console import say
 from core.errors import UserError
 from core.metrics_output import claimed_metrics
-from core.parquet import read_frame
 from core.sums import Contents, reading
+from pipeline.best_possible import NotMatched, best_of_clicks, best_of_sessions
 from pipeline.feature_folder import open_features
-from pipeline.ingest.generated import GENERATED_CHECKSUM, checksum_of
 from pipeline.params import Params
 from pipeline.protocols import session_evaluation
 from pipeline.stages.train import load_model, model_columns, read_schema, rows_of
@@ -102,12 +100,15 @@ def _judged(
     found["rows"] = manifest["splits"][split][manifest["unit"]]
     found["model"] = {"name": record["model"], "parameters": record["parameters"]}
     found["trained_rows"] = record["rows"]
-    best = None
-    if recipe != "sessions" or params.section("sessions.evaluate").protocol == "per_step":
-        best = best_possible(recipe, features, manifest, split)  # over every step of a session
-    if best:
-        found["best_possible"] = best
-        found["share_of_best"] = share_of_best(recipe, found, best)
+    try:
+        best = best_possible(recipe, features, manifest, split, trained, params)
+    except NotMatched as reason:
+        found["no_best_possible"] = str(reason)
+        say(f"evaluate: no best possible score: {reason}")
+    else:
+        if best:
+            found["best_possible"] = best
+            found["share_of_best"] = share_of_best(recipe, found, best)
     return found, points
 
 
@@ -195,45 +196,20 @@ def evaluate_interactions(
 
 
 def best_possible(
-    recipe: str, features: Path, manifest: dict[str, Any], split: str
+    recipe: str, features: Path, manifest: dict[str, Any], split: str, model: Any, params: Params
 ) -> dict[str, float] | None:
-    """The best score that any model could have on this split, where the log was generated.
+    """The best score that any model could have on this split, over the rows or steps that the
+    metrics are over; None for a real log.
 
-    Read from the true probabilities beside the generated log; None for a real log.
+    Raises:
+        NotMatched: the log was generated, but these are not known to be its rows.
     """
-    folder = manifest.get("generated")
-    if not folder or not (Path(folder) / "truth.parquet").is_file():
+    if recipe == "interactions":
         return None
-    expected = manifest.get(GENERATED_CHECKSUM)  # Features of an older version have none.
-    best = None
-    if expected in (None, checksum_of(Path(folder))):
-        with contextlib.suppress(UserError):  # It is replaced at this moment.
-            best = _read_truth(recipe, Path(folder), features, manifest, split)
-    if best is None or expected not in (None, checksum_of(Path(folder))):
-        say(
-            f"evaluate: {folder} was generated anew since these features were made: no best "
-            "possible score"
-        )
-        return None
-    return best
-
-
-def _read_truth(
-    recipe: str, folder: Path, features: Path, manifest: dict[str, Any], split: str
-) -> dict[str, float]:
     if recipe == "ranking":
-        from pipeline.synthetic.bayes import truth_scores
-
-        scores = truth_scores(folder, *manifest["ranges"][split])
-        return {"auc": scores["auc"], "logloss": scores["logloss"]}
-    import polars as pl
-
-    parts = [read_frame(part, ["session_id"]) for part in parquet_files(features / split)]
-    ids = pl.concat(parts)["session_id"]
-    truth = read_frame(folder / "truth.parquet")
-    steps = truth.filter(pl.col("session_id").is_in(ids.implode()))
-    names = [name for name in HEADLINES["sessions"] if name in truth.columns]
-    return {name: float(steps[name].mean()) for name in names}  # type: ignore[arg-type]
+        return best_of_clicks(features, manifest, split, model.label)
+    settings = session_evaluation(params, features)
+    return best_of_sessions(features, manifest, split, model.item, settings)
 
 
 def share_of_best(
@@ -244,11 +220,18 @@ def share_of_best(
     AUC counts from 0.5, logloss from always predicting the mean label, the ranking metrics from 0.
     """
     if recipe == "sessions":
-        return {name: found[name] / best[name] for name in best if found.get(name) is not None}
-    if found["auc"] is None:
+        return {
+            name: _ratio(found[name], best[name]) for name in best if found.get(name) is not None
+        }
+    if found["auc"] is None or best["auc"] is None:
         return {"auc": None, "logloss": None}
     nothing = found["logloss"] / found["normalized_entropy"]
     return {
-        "auc": (found["auc"] - 0.5) / (best["auc"] - 0.5),
-        "logloss": (nothing - found["logloss"]) / (nothing - best["logloss"]),
+        "auc": _ratio(found["auc"] - 0.5, best["auc"] - 0.5),
+        "logloss": _ratio(nothing - found["logloss"], nothing - best["logloss"]),
     }
+
+
+def _ratio(reached: float, possible: float) -> float | None:
+    """None where there is nothing to reach."""
+    return reached / possible if possible > 0 else None

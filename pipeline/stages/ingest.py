@@ -26,7 +26,7 @@ from pipeline.ingest.clickstream import (
 from pipeline.ingest.convert import convert_files
 from pipeline.ingest.criteo import CriteoReader, CriteoSourceSettings
 from pipeline.ingest.events import EventReader
-from pipeline.ingest.generated import GENERATED_CHECKSUM, generated_checksum
+from pipeline.ingest.generated import GENERATED, generated_log
 from pipeline.ingest.inputs import InputFile, list_inputs, named_inputs
 from pipeline.ingest.lists import SessionRows
 from pipeline.ingest.publish import (
@@ -162,9 +162,9 @@ def _convert(
     if isinstance(settings, ClickSourceSettings):
         # What is scored later is read with the types of this log, whatever its own values show.
         settings = settings.model_copy(update={"types": types_read(reader.columns)})
-    truth = generated_checksum([report.file for report in reports])
+    truth = generated_log(reports, by_row=not isinstance(settings, ClickstreamSourceSettings))
     if truth:
-        record[GENERATED_CHECKSUM] = truth
+        record[GENERATED] = truth
     record["source"] = settings.model_dump(mode="json", exclude=NOT_SHAPING)
     move_shards(shards, workspace)
     join_quarantines(reports, workspace)

@@ -39,6 +39,8 @@ _TRUTH = pa.schema(
         ("last", pa.bool_()),
         *((name, pa.float32()) for name in METRICS),
         ("rank", pa.int32()),
+        ("previous", pa.int64()),
+        ("item", pa.int64()),
     ]
 )
 
@@ -102,8 +104,8 @@ def generate_sessions(
     ``truth.parquet`` has one row for every click after a session's first, by start of session:
     ``session_id``, ``start`` (unix seconds), ``step`` (1 is the second click), ``last`` (whether
     it is the session's last click), the six metrics that ranking by the true next-item
-    distribution reaches at this step *in expectation*, and ``rank``, at which the item that was
-    drawn stood in that ranking (1 is first).
+    distribution reaches at this step *in expectation*, ``rank``, at which the item that was drawn
+    stood in that ranking (1 is first), and that ``item`` and the ``previous`` one, by their ids.
 
     Args:
         settings: size, seed and shape of the log.
@@ -116,13 +118,10 @@ def generate_sessions(
     folder = Path(folder)
     (folder / "log").mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(np.random.SeedSequence(settings.seed))
-    catalog, process = make_process(
-        random, settings.items, settings.interests, settings.categories, settings.brands,
-        settings.related, settings.follow, settings.drift,
-    )  # fmt: skip
+    catalog, process = process_of(settings, random)
     _write_items(catalog, folder)
     writer = _EventWriter(catalog, folder, settings.days)
-    score = _Scores(settings, process)
+    score = _Scores(settings, catalog, process)
     user_interest = np.full(settings.users, -1)
     user_free = np.zeros(settings.users, np.int64)
     with pq.ParquetWriter(folder / TRUTH_FILE, _TRUTH, compression="zstd") as truth, writer:
@@ -156,6 +155,22 @@ def generate_sessions(
     }
     write_json(folder / "manifest.json", manifest)
     return manifest
+
+
+def process_of(
+    settings: SessionsGenerateSettings, random: np.random.Generator | None = None
+) -> tuple[Catalog, Process]:
+    """The catalogue and the process of a log that was generated with ``settings``.
+
+    Args:
+        random: the generator's own state, from which it goes on; None: a fresh one.
+    """
+    if random is None:
+        random = np.random.default_rng(np.random.SeedSequence(settings.seed))
+    return make_process(
+        random, settings.items, settings.interests, settings.categories, settings.brands,
+        settings.related, settings.follow, settings.drift,
+    )  # fmt: skip
 
 
 def _starts_and_lengths(
@@ -282,7 +297,10 @@ def realized_metrics(rank: np.ndarray) -> np.ndarray:
 class _Scores:
     """Scores every step by the true distribution, and sums up the last part of the sessions."""
 
-    def __init__(self, settings: SessionsGenerateSettings, process: Process) -> None:
+    def __init__(
+        self, settings: SessionsGenerateSettings, catalog: Catalog, process: Process
+    ) -> None:
+        self._catalog = catalog
         self._process = process
         tail = max(1, round(settings.sessions * settings.tail_share))
         self.first_session = settings.sessions - tail
@@ -328,6 +346,7 @@ class _Scores:
         owner = session[clicks]
         columns = [owner + first + FIRST_SESSION_ID, starts[owner], step[clicks].astype(np.int16)]
         columns += [last, *best.T.astype(np.float32), rank.astype(np.int32)]
+        columns += [self._catalog.item_id[items[clicks - 1]], self._catalog.item_id[items[clicks]]]
         return pa.table(columns, schema=_TRUTH)
 
     def _sum(self, who: str, values: np.ndarray, last: np.ndarray) -> None:

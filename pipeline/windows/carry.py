@@ -9,18 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from core.artifacts import read_json
 from core.errors import UserError
-from core.merlin import Schema
-from pipeline.feature_folder import open_features
-from pipeline.params import settings_class
-from pipeline.preprocess import PLAN, STATE
-from workflows import sessions
-from workflows.state import load_state, saved_schema, stat_operators
+from pipeline.vocabularies import vocabularies
 
 
 @dataclass(frozen=True)
@@ -38,7 +31,7 @@ class Moved:
 
 def moved_codes(before: Path, after: Path) -> dict[str, Moved]:
     """How the codes of every column with a vocabulary changed between two folders of features."""
-    earlier, later = _vocabularies(before), _vocabularies(after)
+    earlier, later = vocabularies(before), vocabularies(after)
     found = {}
     for name, (first, values) in later.items():
         old_first, old_values = earlier[name]
@@ -103,22 +96,3 @@ def _placed(
     if len(unknown):
         return rows.index_copy(dim, unknown, fresh.detach().index_select(dim, unknown))
     return rows
-
-
-def _vocabularies(features: Path) -> dict[str, tuple[int, pa.Array]]:
-    """Of each coded column with a vocabulary: the code of its first value, and its values."""
-    contents = open_features(features)
-    given = read_json(contents.check(PLAN))["settings"]
-    settings = settings_class("sessions.preprocess")(**given)
-    inputs: Schema = saved_schema(features / STATE, "input", contents)
-    workflow = sessions.build(settings.workflow, inputs.column_names)
-    load_state(workflow, features / STATE, inputs, contents)
-    found = {}
-    for op in stat_operators(workflow):
-        if not hasattr(op, "vocabulary"):
-            continue
-        for column in workflow.output_schema:
-            values = op.vocabulary.get(op.key_of(column.name))
-            if column.int_domain and values is not None:
-                found[column.name] = (op.first_value(column.name), values)
-    return found

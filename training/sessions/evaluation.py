@@ -236,7 +236,7 @@ def rank_steps(
 
     A model never sees more than the prefix: each is scored as a sequence of its own.
     """
-    sessions, steps = _asked(model.sessions(batch), model.item, settings)
+    sessions, steps = asked_steps(model.sessions(batch), model.item, settings)
     windows = windows_before(sessions, steps, model.max_length)
     targets = sessions.columns[model.item][steps].long() - FIRST_ITEM
     ranks = torch.empty_like(steps)
@@ -255,7 +255,7 @@ def rank_steps(
     return RankedSteps(ranks, targets, rows, _length_group(sessions.lengths)[rows], lists)
 
 
-def _asked(
+def asked_steps(
     sessions: Sessions, item: str, settings: SessionEvaluationSettings
 ) -> tuple[Sessions, torch.Tensor]:
     """The sessions after the filters, and which of their events are asked for."""
