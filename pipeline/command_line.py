@@ -15,6 +15,20 @@ from pipeline.ingest.source import SourceSettings
 from pipeline.params import READ_RECIPES, RECIPES, SECTIONS
 from pipeline.windows.command import add_windows
 
+SCORED = (
+    "Columns of the output: file (where there are several inputs), line (in that file from 1, as "
+    "an editor counts, a header row included; of Parquet the row), the columns of --id-column, "
+    "probability. A line that cannot be read has no row in the output, so join by line or by an id, "
+    "never by position."
+)
+RECOMMENDED = (
+    "Columns of the output: the session and the item under the log's own names, rank (from 1), "
+    "score (what the model orders by, to be compared within one list only: of neural models the "
+    "logit, of the others see docs/bundles.md) and source: model, or popular for a session of "
+    "which no item is known; it gets the most frequent items, with their training events as score. "
+    "Where sessions are cut from users' events at pauses, each user gets one list, under the user "
+    "in place of the session: for the session of theirs in the input that starts last."
+)
 INGEST_MEMORY = "lower RECIPE.source.workers, block_bytes or rows_per_shard"
 
 
@@ -277,7 +291,13 @@ def _apply(stages: Stages) -> None:
     def score(options: argparse.Namespace) -> None:
         from pipeline import scoring
 
-        scoring.score(options.bundle, options.input, options.output, options.max_bad_fraction)
+        scoring.score(
+            options.bundle,
+            options.input,
+            options.output,
+            options.max_bad_fraction,
+            options.id_column,
+        )
 
     def recommend(options: argparse.Namespace) -> None:
         from pipeline import scoring
@@ -315,12 +335,18 @@ def _apply(stages: Stages) -> None:
             default=SourceSettings().max_bad_fraction,
             help="share of bad lines that are left out before it fails (default: %(default)s)",
         )
-        if name == "recommend":
-            stage.epilog = (
-                "Where sessions are cut from users' events at pauses, each user gets one list, "
-                "under user_id in place of session_id: for the session of theirs in the input that "
-                "starts last."
+        if name == "score":
+            stage.epilog = SCORED
+            stage.add_argument(
+                "--id-column",
+                metavar="NAME",
+                action="append",
+                default=[],
+                help="column of the log to put beside the probabilities as it is, also one that "
+                "the model does not read; may be given more than once",
             )
+        if name == "recommend":
+            stage.epilog = RECOMMENDED
             stage.add_argument(
                 "-k", type=_at_least_one, default=20, help="most items of a list (default: 20)"
             )

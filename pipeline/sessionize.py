@@ -42,7 +42,8 @@ class SessionizeSettings(Settings):
     min_length: int = Field(2, ge=2)
     """Sessions with fewer events than this are left out: they have no next item."""
     max_length: int = Field(50, ge=2)
-    """Longer sessions keep their last events, at most this many."""
+    """Longer sessions keep their last events, at most this many. The last of them is what a model
+    is asked for, so it is shown one fewer, by ``recommend`` too."""
 
     @model_validator(mode="after")
     def _lengths_fit(self) -> "SessionizeSettings":
@@ -154,18 +155,21 @@ def events_of(events: pl.DataFrame, split: str, bounds: Mapping[str, Any]) -> pl
         return events
     if bounds["drop_repeats"]:
         events = events.filter(~repeats())
-    length = pl.len().over(SESSION)
-    from_end = length - pl.int_range(pl.len()).over(SESSION)
-    long_enough = length >= LEAVE_OUT_FROM
+    long_enough = pl.len().over(SESSION) >= LEAVE_OUT_FROM
     if split == "train":
-        return events.filter(~long_enough | (from_end > HELD_BACK[split]))
-    return events.filter(long_enough & (from_end > HELD_BACK[split]))
+        return events.filter(~long_enough | (from_end() > HELD_BACK[split]))
+    return events.filter(long_enough & (from_end() > HELD_BACK[split]))
 
 
 def repeats() -> pl.Expr:
     """Events on the same item as the event before them in their session."""
     same_session = pl.col(SESSION).eq_missing(pl.col(SESSION).shift(1))
     return same_session & pl.col(ITEM).eq_missing(pl.col(ITEM).shift(1))
+
+
+def from_end() -> pl.Expr:
+    """Place of an event from the end of its session: 1 for the last."""
+    return pl.len().over(SESSION) - pl.int_range(pl.len()).over(SESSION)
 
 
 def hold_out(bucket: int, folder: Path, bounds: Mapping[str, Any], output: Path) -> tuple[str, int]:
@@ -207,8 +211,7 @@ def read_sessions(
     if settings.drop_repeats:
         events = events.filter(~repeats())
     length = pl.len().over(SESSION)
-    from_end = length - pl.int_range(pl.len()).over(SESSION)
-    events = events.filter((length >= settings.min_length) & (from_end <= settings.max_length))
+    events = events.filter((length >= settings.min_length) & (from_end() <= settings.max_length))
     events = events.drop(GROUP, START, pl.selectors.by_name(EVENT_ORDER, require_all=False))
     return to_pandas(events.to_arrow())
 

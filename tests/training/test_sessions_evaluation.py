@@ -8,8 +8,7 @@ from pydantic import ValidationError
 
 from tests.training import session_reference as reference
 from tests.training.session_examples import ITEMS, batch_of, random_sessions, session_schema
-from training.sessions import build
-from training.sessions import evaluation as evaluation_module
+from training.sessions import build, prefixes
 from training.sessions.base import SessionModel
 from training.sessions.evaluation import (
     SessionEvaluationSettings,
@@ -67,7 +66,7 @@ def awkward_sessions():
 @pytest.mark.parametrize("protocol", ["per_step", "last_item", "leave_one_out"])
 @pytest.mark.parametrize("filters", FILTERS)
 def test_all_that_is_reported_agrees_with_the_second_implementation(protocol, filters, monkeypatch):
-    monkeypatch.setattr(evaluation_module, "ROWS_AT_MOST", 7)
+    monkeypatch.setattr(prefixes, "ROWS_AT_MOST", 7)
     ks = (1, 5, 10, 40)
     settings = SessionEvaluationSettings(protocol=protocol, ks=ks, **FILTERS[filters])
     sessions = awkward_sessions()

@@ -18,25 +18,19 @@ from training.metrics.lists import (
     top_items,
 )
 from training.metrics.ranking import MAIN_METRICS, METRICS, RankHistogram, target_ranks
+from training.sessions.prefixes import prefixes_before, scored, shown_events
 from training.sessions.ragged import (
     FIRST_ITEM,
     Batch,
     Sessions,
-    drop_repeats,
-    drop_unknown,
     every_step,
     first_position,
     last_steps,
-    pad,
-    windows_before,
 )
 from training.sessions.settings import SessionEvaluationSettings
 
 if TYPE_CHECKING:
     from training.sessions.base import SessionModel
-
-ROWS_AT_MOST = 1024
-"""Prefixes in one chunk: more would not run faster, only take more memory inside the model."""
 
 LENGTH_GROUPS = {"2": 2, "3-5": 5, "6-10": 10, "11-20": 20, "21+": None}
 """Session lengths by which metrics are broken down: name and longest session of each group."""
@@ -237,22 +231,17 @@ def rank_steps(
     A model never sees more than the prefix: each is scored as a sequence of its own.
     """
     sessions, steps = asked_steps(model.sessions(batch), model.item, settings)
-    windows = windows_before(sessions, steps, model.max_length)
+    prefixes = prefixes_before(sessions, steps)
     targets = sessions.columns[model.item][steps].long() - FIRST_ITEM
     ranks = torch.empty_like(steps)
     longest = max(settings.ks)
     lists = steps.new_empty(len(steps), longest) if settings.lists else None
-    # Prefixes of like length together: less padding.
-    for chunk in torch.argsort(windows.lengths, stable=True).split(_rows(model, settings)):
-        if not len(chunk):  # split() gives one empty chunk where there is no step at all
-            continue
-        scores = model.scores(pad(sessions, windows[chunk]))[:, FIRST_ITEM:]
-        excluded = _excluded(sessions, steps[chunk], model.item, settings)
+    for chunk, scores, excluded in scored(model, prefixes, settings):
         ranks[chunk] = target_ranks(scores, targets[chunk], excluded)
         if lists is not None:
             lists[chunk] = top_items(scores, longest, excluded)
-    rows = sessions.session_of_event()[steps]
-    return RankedSteps(ranks, targets, rows, _length_group(sessions.lengths)[rows], lists)
+    groups = _length_group(sessions.lengths)[prefixes.rows]
+    return RankedSteps(ranks, targets, prefixes.rows, groups, lists)
 
 
 def asked_steps(
@@ -263,9 +252,7 @@ def asked_steps(
     closing = torch.zeros(len(items), dtype=torch.bool, device=items.device)
     closing[sessions.offsets[1:][sessions.lengths > 0] - 1] = True
     sessions = Sessions({**sessions.columns, CLOSING: closing}, sessions.offsets)
-    sessions = drop_unknown(sessions, item)
-    if settings.drop_repeats:
-        sessions = drop_repeats(sessions, item)
+    sessions = shown_events(sessions, item, settings)
     closing = sessions.columns.pop(CLOSING)
     if settings.protocol == "per_step":
         return sessions, every_step(sessions)
@@ -273,25 +260,6 @@ def asked_steps(
         return sessions, last_steps(sessions)
     # Where the last event is gone, the one before it is no substitute: it may have trained.
     return sessions, (closing & ~first_position(sessions)).nonzero().squeeze(1)
-
-
-def _excluded(
-    sessions: Sessions, steps: torch.Tensor, item: str, settings: SessionEvaluationSettings
-) -> torch.Tensor | None:
-    """The items that are not recommended at each step, ``(steps, n)``; negative: none."""
-    items = Sessions({item: sessions.columns[item].long()}, sessions.offsets)
-    if settings.exclude_seen:
-        before = windows_before(items, steps, len(items.columns[item]))
-    elif settings.exclude_last_item and settings.drop_repeats:
-        before = windows_before(items, steps, 1)
-    else:
-        return None
-    return pad(items, before)[item] - FIRST_ITEM
-
-
-def _rows(model: "SessionModel", settings: SessionEvaluationSettings) -> int:
-    fitting = settings.scores_mb * 2**20 // (4 * model.num_items)
-    return min(max(fitting, 1), ROWS_AT_MOST)
 
 
 def _length_group(lengths: torch.Tensor) -> torch.Tensor:
