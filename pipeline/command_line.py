@@ -18,7 +18,7 @@ from pipeline.windows.command import add_windows
 SCORED = (
     "Columns of the output: file (where there are several inputs), line (in that file from 1, as "
     "an editor counts, a header row included; of Parquet the row), the columns of --id-column, "
-    "probability. A line that cannot be read has no row in the output, so join by line or by an id, "
+    "probability. A line that cannot be read has no row in the output: join by line or by an id, "
     "never by position."
 )
 RECOMMENDED = (

@@ -305,7 +305,17 @@ def _altered_parts(output: Path) -> list[str]:
 
 def origin(manifest: dict[str, Any]) -> dict[str, Any]:
     """What later stages need to know of the raw log: how it was read, and what generated it."""
-    return {GENERATED: manifest.get(GENERATED), "source": manifest.get("source")}
+    return {GENERATED: manifest.get(GENERATED), "source": read_as(manifest)}
+
+
+def read_as(manifest: dict[str, Any]) -> dict[str, Any] | None:
+    """The settings of the log, with what ingest had to tell from its values: later logs are read
+    the same way, whatever theirs look like."""
+    told = dict(manifest.get("resolved") or {})
+    # Of a text file it is told from the header row, file by file; nothing is lost that way.
+    told.pop("separator", None)
+    source = manifest.get("source")
+    return source and {**source, **told}
 
 
 def schema_of(frame: pd.DataFrame) -> Schema:

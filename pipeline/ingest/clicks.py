@@ -1,9 +1,7 @@
 """Click logs with columns of one's own → typed raw rows; those in Criteo's format are Criteo's."""
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
-import pyarrow as pa
 from pydantic import Field, model_validator
 
 from core.settings import Settings
@@ -106,12 +104,6 @@ def click_columns(settings: ClickSourceSettings) -> list[Column]:
         for setting, kind in KINDS.items()
         for name in getattr(settings.columns, setting)
     ]
-
-
-def types_read(columns: Sequence[Column]) -> dict[str, Literal["integer", "string"]]:
-    """The types that the categorical columns were read as."""
-    coded = [column for column in columns if column.kind == "category"]
-    return {c.name: "integer" if c.type == pa.int64() else "string" for c in coded}
 
 
 def source_settings(source: Any) -> Any:

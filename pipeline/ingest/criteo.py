@@ -4,6 +4,7 @@ Text is tab-separated without a header: label, I1–I13, C1–C26 (hex), blank =
 with these 40 columns. Source of the format: Criteo's Display Advertising Challenge read-me.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,8 +54,11 @@ class CriteoReader:
 
     schema = SCHEMA
 
-    def __init__(self, settings: CriteoSourceSettings) -> None:
-        self.settings = settings
+    def __init__(self, settings: CriteoSourceSettings, line: str | None = None) -> None:
+        """``line``: name of a column to add, with the line of each row in its file, from 1."""
+        self.settings, self.line = settings, line
+        if line:
+            self.schema = SCHEMA.append(pa.field(line, pa.int64()))
 
     def pieces(self, file: InputFile, faults: list[str]) -> Iterator[Any]:
         if is_parquet(file.path):
@@ -74,8 +78,18 @@ class CriteoReader:
         if not isinstance(piece, Block):
             from pipeline.ingest.criteo_parquet import parse_batch
 
-            return parse_batch(file, piece)
-        return parse_block(piece, file.index, self.settings)
+            parsed, first, rows = parse_batch(file, piece), piece.first_row, piece.rows.num_rows
+        else:
+            parsed = parse_block(piece, file.index, self.settings)
+            first, rows = piece.first_line, piece.lines
+        return self._with_lines(parsed, first, rows) if self.line else parsed
+
+    def _with_lines(self, parsed: Parsed, first: int, rows: int) -> Parsed:
+        """The rows with their lines, which are all that are not bad."""
+        lines = np.arange(first, first + rows)
+        lines = lines[~np.isin(lines, [bad.line for bad in parsed.bad])]
+        table = parsed.table.append_column(self.schema.field(self.line), pa.array(lines))
+        return dataclasses.replace(parsed, table=table)
 
 
 def is_parquet(path: Path) -> bool:

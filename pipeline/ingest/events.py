@@ -34,6 +34,7 @@ from pipeline.ingest.quarantine import BadLine
 from pipeline.ingest.rows import Rows
 from pipeline.ingest.shards import Parsed
 from pipeline.ingest.source import SourceSettings
+from pipeline.ingest.trace import Trace
 
 Format = Literal["csv", "jsonl", "parquet"]
 PARQUET_ROWS = 1 << 17
@@ -119,6 +120,7 @@ class EventReader:
         settings: those of events where ids or times are among the columns.
         keep: values of the ``event_type`` column that are kept; None keeps all.
         sessions: unfolds the rows of a log that holds a whole session in each.
+        trace: what leads from a row back to the log.
     """
 
     def __init__(
@@ -128,10 +130,13 @@ class EventReader:
         files: Sequence[InputFile],
         keep: Sequence[Any] | None = None,
         sessions: SessionRows | None = None,
+        trace: Trace | None = None,
     ) -> None:
         self.settings = settings
         self.sessions = sessions
         self.separator: str | None = None
+        self.line = trace.line if trace else None
+        columns = trace.applied(columns) if trace else columns
         self.columns = list(columns)
         made = sessions.made if sessions else set()
         sources = (column.source for column in columns if column.name not in made)
@@ -140,6 +145,8 @@ class EventReader:
         self._json_schema = pa.schema([(name, pa.string()) for name in self.wanted])
         self.columns = self._look(files)
         fields = [pa.field(column.name, column.arrow_type) for column in self.columns]
+        if self.line:
+            fields.append(pa.field(self.line, pa.int64()))
         self.schema = pa.schema(fields)
         self.keep = None if keep is None else self._kept(keep)
 
@@ -253,6 +260,8 @@ class EventReader:
                     kind = f"{column.name} missing"
                     bad.append(BadLine(int(rows.lines[row]), kind, text, rows.text(row)))
                 good &= ~absent
+        if self.line:
+            arrays.append(pa.array(rows.lines, pa.int64()))
         table = pa.Table.from_arrays(arrays, schema=self.schema)
         if not good.all():
             table = table.filter(pa.array(good))
@@ -273,7 +282,8 @@ class EventReader:
                     self.separator = piece.dialect.separator
                 rows = self._rows(piece)
                 if len(rows.lines):
-                    return [self._resolved(column, rows) for column in self.columns]
+                    typed = isinstance(piece, Batch)
+                    return [self._resolved(column, rows, typed) for column in self.columns]
         return [self._resolved(column, None) for column in self.columns]
 
     def _look_at_json(self, path: Path, block: Block) -> None:
@@ -283,7 +293,7 @@ class EventReader:
         vectors = {column.source for column in self.columns if column.kind == "vector"}
         self._json_schema = jsonlines.guess_schema(block, self.wanted, vectors)
 
-    def _resolved(self, column: Column, rows: Rows | None) -> Column:
+    def _resolved(self, column: Column, rows: Rows | None, typed: bool = False) -> Column:
         array = pa.nulls(0, pa.string()) if rows is None else rows.arrays[column.source]
         if isinstance(array, pa.DictionaryArray):
             array = array.dictionary_decode()
@@ -292,6 +302,10 @@ class EventReader:
                 pc.invert(pc.is_in(array, pa.array(self.settings.null_values, array.type)))
             )
         array = array.drop_null()
+        if column.as_is:
+            # What typed data calls an integer is one; of a text nothing is lost as a text.
+            whole = typed and pa.types.is_integer(array.type) and array.type != pa.uint64()
+            return dataclasses.replace(column, type=pa.int64() if whole else pa.string())
         if column.kind == "time":
             chosen = self.settings.time_format
             chosen = guess_time_format(array) if chosen == "auto" else chosen

@@ -59,7 +59,7 @@ def score(
     check_name(output)
     loaded = Bundle(bundle)
     loaded.require("ranking", "score")
-    source = needed_columns(loaded, loaded.source_with(max_bad_fraction))
+    source = needed_columns(loaded.source_with(max_bad_fraction), loaded)
     trace = _trace(source, [id_columns] if isinstance(id_columns, str) else list(id_columns))
     with claimed_table(output, bundle, input, _is_scored) as (file, scratch):
         raw = scratch / "raw"
@@ -81,7 +81,7 @@ def _is_scored(columns: Names) -> bool:
     return names[-1:] == ["probability"] and bool({"line", "row"} & {*names[:2]})
 
 
-def needed_columns(loaded: Bundle, source: ClickSourceSettings) -> ClickSourceSettings:
+def needed_columns(source: ClickSourceSettings, loaded: Bundle) -> ClickSourceSettings:
     """The source settings without labels and without the columns that the model does not read."""
     source = source.without_labels()
     if source.columns is None:
@@ -110,7 +110,8 @@ def _trace(source: ClickSourceSettings, id_columns: list[str]) -> Trace:
     for name in id_columns:
         # A column that the model reads too is read a second time, as it is.
         carried[free_name(name, read | carried.keys())] = name
-    return Trace(free_name("line", read | carried.keys() | {*id_columns}), carried)
+    line = free_name("line", read | carried.keys() | {*id_columns})
+    return Trace(line, carried, option=ID_COLUMN)
 
 
 def _places(raw: Path, manifest: dict[str, Any], trace: Trace) -> pl.DataFrame:

@@ -13,6 +13,8 @@ from core.errors import UserError
 from core.parquet import read_frame
 from pipeline import sessionize
 from pipeline.ingest.clickstream import ClickstreamSourceSettings
+from pipeline.ingest.trace import Trace
+from pipeline.ingest.user_sessions import own_ids
 from pipeline.scoring.bundle import Bundle
 from pipeline.scoring.clicks import MAX_BAD_FRACTION
 from pipeline.scoring.tables import (
@@ -75,25 +77,33 @@ def recommend(
     loaded.require("sessions", "recommend")
     with claimed_table(output, bundle, input, _is_lists) as (file, scratch):
         raw = scratch / "raw"
-        owner = "session_id" if loaded.source.session_gap_minutes is None else "user_id"
-        source = needed_columns(loaded, loaded.source_with(max_bad_fraction))
-        manifest = ingest("sessions", source, input, raw, quiet=True)
-        events = read_events(loaded, raw, manifest, owner)
-        lists = _owned_lists(loaded, events, owner, k)
-        write_table(_named(lists, source, owner), file)
+        owners = _owners(loaded.source)
+        used = columns_behind(loaded.workflow, loaded.model.columns)
+        source = needed_columns(loaded.source_with(max_bad_fraction), used)
+        # What only names a list is given back as the log has it.
+        trace = Trace(as_is={"session_id", "user_id"} - (used - {"session_id"}))
+        manifest = ingest("sessions", source, input, raw, quiet=True, trace=trace)
+        lists = _owned_lists(loaded, read_events(loaded, raw, manifest, owners), owners, k)
+        write_table(_named(lists, source, owners), file)
         name_bad_lines(raw, manifest, "recommend")
-    _report(lists, owner, min(k, len(loaded.item_events)), manifest, output)
-    return _named(lists, source, owner)
+    _report(lists, owners, min(k, len(loaded.item_events)), manifest, output)
+    return _named(lists, source, owners)
+
+
+def _owners(source: ClickstreamSourceSettings) -> list[str]:
+    """The columns that say whose a list is."""
+    if source.session_gap_minutes is not None:
+        return ["user_id"]
+    return ["user_id", "session_id"] if source.session_per_user else ["session_id"]
 
 
 def _report(
-    lists: pl.DataFrame, owner: str, k: int, manifest: dict[str, Any], output: str | Path
+    lists: pl.DataFrame, owners: list[str], k: int, manifest: dict[str, Any], output: str | Path
 ) -> None:
-    popular = lists.filter(pl.col("source") == POPULAR)[owner].n_unique()
-    parts = [
-        f"{lists[owner].n_unique():,} {owner.removesuffix('_id')}s",
-        f"at most {k} items each",
-    ]
+    whose = owners[-1].removesuffix("_id")
+    firsts = lists.unique(owners)
+    popular = int((firsts["source"] == POPULAR).sum())
+    parts = [f"{len(firsts):,} {whose}s", f"at most {k} items each"]
     if popular:
         parts.append(f"{popular:,} without a known item, which get the most frequent ones")
     say(f"recommend: {', '.join([*parts, *set_aside(manifest)])} → {output}")
@@ -103,29 +113,28 @@ def _is_lists(columns: Names) -> bool:
     """Whether a table with these columns is an output of :func:`recommend`."""
     names = plain_names(columns)
     older = names[1:] == ["rank", "item_id", "score"] and names[0] in ("session_id", "user_id")
-    return older or (len(names) == 5 and [names[1], *names[3:]] == OURS)
+    return older or (len(names) in (5, 6) and [names[-4], *names[-2:]] == OURS)
 
 
-def _named(lists: pl.DataFrame, source: ClickstreamSourceSettings, owner: str) -> pl.DataFrame:
+def _named(
+    lists: pl.DataFrame, source: ClickstreamSourceSettings, owners: list[str]
+) -> pl.DataFrame:
     """The lists with the log's own names of session, user and item."""
     columns = source.columns
-    log = {name: getattr(columns, name) or name for name in (owner, "item_id")}
+    log = {name: getattr(columns, name) or name for name in (*owners, "item_id")}
     ours = {name: free_name(name, log.values()) for name in OURS}
     return lists.rename({**log, **ours})
 
 
-def needed_columns(loaded: Bundle, source: ClickstreamSourceSettings) -> ClickstreamSourceSettings:
-    """The source settings without the columns that the model does not read.
+def needed_columns(source: ClickstreamSourceSettings, used: set[str]) -> ClickstreamSourceSettings:
+    """The source settings without the columns that are not ``used`` for the model's features.
 
     The user stays where sessions are cut by user, and all columns where duplicates are dropped,
     which are told by all of them.
     """
     if source.drop_duplicates:
         return source
-    used = columns_behind(loaded.workflow, loaded.model.columns)
-    used |= {"session_id", "item_id", "timestamp"}
-    if source.columns.session_id is None:
-        used.add("user_id")
+    used = used | {"session_id", "item_id", "timestamp", sessionize.EVENT_ORDER, *_owners(source)}
     if source.keep_event_types is not None:
         used.add("event_type")
     unused = {name: None for name in type(source.columns).model_fields if name not in used}
@@ -135,31 +144,36 @@ def needed_columns(loaded: Bundle, source: ClickstreamSourceSettings) -> Clickst
     return source.model_copy(update=update)
 
 
-def read_events(loaded: Bundle, raw: Path, manifest: dict[str, Any], owner: str) -> pl.DataFrame:
+def read_events(
+    loaded: Bundle, raw: Path, manifest: dict[str, Any], owners: list[str]
+) -> pl.DataFrame:
     """All events in session and time order: the columns that the workflow reads, null where they
-    were not read, and ``owner``."""
+    were not read, and ``owners``."""
     if not manifest["shards"]:
         kept = manifest["source"]["keep_event_types"]
         raise UserError(f"no event of the log is of a type that sessions.source keeps: {kept}")
     inputs = loaded.workflow.input_schema.column_names
-    read = [name for name in dict.fromkeys([*inputs, owner]) if name in manifest["columns"]]
+    wanted = dict.fromkeys([*inputs, sessionize.EVENT_ORDER, *owners])
+    read = [name for name in wanted if name in manifest["columns"]]
     shards = [raw / shard["file"] for shard in manifest["shards"]]
     events = pl.concat([read_frame(shard, read) for shard in shards])
+    order = [sessionize.SESSION, *sessionize.time_order(events)]
     absent = [pl.lit(None, pl.String).alias(name) for name in inputs if name not in read]
-    return events.with_columns(absent).sort(
-        sessionize.SESSION, sessionize.TIME, maintain_order=True
-    )
+    return events.sort(order, maintain_order=True).with_columns(absent)
 
 
-def _owned_lists(loaded: Bundle, events: pl.DataFrame, owner: str, k: int) -> pl.DataFrame:
+def _owned_lists(loaded: Bundle, events: pl.DataFrame, owners: list[str], k: int) -> pl.DataFrame:
     """The lists of all sessions, or of each user's that starts last."""
-    if owner == "user_id":
+    if owners == ["user_id"]:
         events = _latest_sessions(events)
     lists = lists_of(loaded, events, k)
-    if owner == "user_id":
+    if "user_id" in owners:
         users = events.select("session_id", "user_id").unique()
-        lists = users.join(lists, on="session_id", maintain_order="right").drop("session_id")
-    return lists
+        lists = users.join(lists, on="session_id", maintain_order="right")
+    if len(owners) > 1:
+        own = own_ids(lists["session_id"].to_arrow())
+        lists = lists.with_columns(pl.Series("session_id", own))
+    return lists.select(*owners, *(n for n in lists.columns if n not in ("session_id", "user_id")))
 
 
 def _latest_sessions(events: pl.DataFrame) -> pl.DataFrame:

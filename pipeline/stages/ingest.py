@@ -16,7 +16,6 @@ from pipeline.ingest.clicks import (
     ClickSourceSettings,
     click_columns,
     source_settings,
-    types_read,
 )
 from pipeline.ingest.clickstream import (
     ClickstreamSourceSettings,
@@ -38,6 +37,7 @@ from pipeline.ingest.publish import (
 )
 from pipeline.ingest.ratings import RatingsSourceSettings, rating_columns
 from pipeline.ingest.source import SourceSettings
+from pipeline.ingest.trace import Trace
 from pipeline.ingest.user_sessions import UserSessionReader
 from pipeline.ingest.workspace import MANIFEST, NOT_SHAPING, Workspace, plan_of
 
@@ -56,6 +56,7 @@ def ingest(
     input: str | Path | Iterable[str | Path] | None,
     output: str | Path,
     quiet: bool = False,
+    trace: Trace | None = None,
 ) -> dict[str, Any]:
     """Reads raw logs into ``output``: ``part-*.parquet``, ``manifest.json``, and
     ``quarantine.parquet`` if any line was bad. ``output`` is replaced whole or not at all. A run
@@ -65,6 +66,7 @@ def ingest(
         recipe: ``ranking``, ``sessions`` or ``interactions``; it decides the settings' class.
         input: file, folder, glob or list of them; None takes ``settings.path``.
         quiet: says nothing of rows and output, but still what is wrong with an input file.
+        trace: what leads from a row back to the log, for answers that are joined to it.
 
     Returns:
         The manifest: rows_read = rows_written + rows_quarantined + rows_filtered +
@@ -90,7 +92,7 @@ def ingest(
     start = time.monotonic()
     try:
         with claimed(output, kinds.RAW, named_inputs(path, files), resumable=True) as claim:
-            record = _ingest(recipe, settings, files, Workspace(claim))
+            record = _ingest(recipe, settings, files, Workspace(claim), trace)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise UserError(
@@ -105,10 +107,14 @@ def ingest(
 
 
 def _ingest(
-    recipe: str, settings: SourceSettings, files: list[InputFile], workspace: Workspace
+    recipe: str,
+    settings: SourceSettings,
+    files: list[InputFile],
+    workspace: Workspace,
+    trace: Trace | None,
 ) -> dict[str, Any]:
     try:
-        reader, format = _reader(settings, files)
+        reader, format = _reader(settings, files, trace)
         if workspace.begin(plan_of(recipe, settings, files, reader.schema)):
             workspace.clean()
         else:
@@ -120,12 +126,14 @@ def _ingest(
     return read_json(workspace.output / MANIFEST)
 
 
-def _reader(settings: SourceSettings, files: list[InputFile]) -> tuple[Any, str]:
+def _reader(
+    settings: SourceSettings, files: list[InputFile], trace: Trace | None = None
+) -> tuple[Any, str]:
     """What reads this kind of log, and the name of the kind."""
     if isinstance(settings, CriteoSourceSettings):
-        return CriteoReader(settings), "criteo"
+        return CriteoReader(settings, trace.line if trace else None), "criteo"
     if isinstance(settings, ClickSourceSettings):
-        return EventReader(settings, click_columns(settings), files), "clicks"
+        return EventReader(settings, click_columns(settings), files, trace=trace), "clicks"
     if isinstance(settings, ClickstreamSourceSettings):
         columns = event_columns(settings)
         unfold = None
@@ -133,7 +141,7 @@ def _reader(settings: SourceSettings, files: list[InputFile]) -> tuple[Any, str]
             unfold = SessionRows(settings.columns.item_id, made_columns(settings), files)
         keep = settings.keep_event_types
         kind = UserSessionReader if settings.session_per_user else EventReader
-        return kind(settings, columns, files, keep, unfold), "clickstream"
+        return kind(settings, columns, files, keep, unfold, trace), "clickstream"
     assert isinstance(settings, RatingsSourceSettings)
     return EventReader(settings, rating_columns(settings), files), "ratings"
 
@@ -159,9 +167,6 @@ def _convert(
         from pipeline.ingest.gaps import finish_events
 
         finish_events(settings, workspace, record)
-    if isinstance(settings, ClickSourceSettings):
-        # What is scored later is read with the types of this log, whatever its own values show.
-        settings = settings.model_copy(update={"types": types_read(reader.columns)})
     truth = generated_log(reports, by_row=not isinstance(settings, ClickstreamSourceSettings))
     if truth:
         record[GENERATED] = truth

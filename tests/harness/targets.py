@@ -18,11 +18,11 @@ import torch
 
 from core.artifacts import read_json
 from core.sums import reading
-from pipeline import scoring, sessionize
+from pipeline import sessionize
 from pipeline.feature_folder import open_features, read_schema
 from pipeline.model_folder import load_model
 from pipeline.params import Params
-from pipeline.scoring import Bundle
+from pipeline.scoring import Bundle, clicks, next_items, tables
 from pipeline.stages.export import export
 from pipeline.stages.ingest import ingest
 from pipeline.stages.preprocess import preprocess
@@ -148,13 +148,11 @@ def answers(loaded: Bundle, raw: Path) -> bytes:
     """What a bundle makes of an ingested log: scores or lists."""
     manifest = read_json(raw / "manifest.json")
     if loaded.recipe == "ranking":
-        found = np.concatenate(list(scoring._probabilities(loaded, raw, manifest)))
-        scoring.check_finite(found, str, loaded.folder)
+        found = np.concatenate(list(clicks.probabilities(loaded, raw, manifest)))
+        tables.check_finite(found, str, loaded.folder)
         return found.tobytes()
-    scoring.needed_columns(loaded.source, loaded.workflow)
-    events = scoring._events(raw, manifest, loaded.workflow, "session_id")
-    sessions = loaded.transform(sessionize.to_pandas(events.to_arrow()))
-    return pl.concat(scoring._lists(loaded, sessions, 5)).write_csv().encode()
+    events = next_items.read_events(loaded, raw, manifest, ["session_id"])
+    return next_items.lists_of(loaded, events, 5).write_csv().encode()
 
 
 def _make_sessions(folder: Path) -> None:

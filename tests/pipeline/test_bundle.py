@@ -9,10 +9,12 @@ import pytest
 
 from core.errors import UserError
 from core.sums import Replaced, reading, sums_of, write_manifest
-from pipeline import model_folder, scoring
+from pipeline import model_folder
 from pipeline.feature_folder import read_schema
 from pipeline.model_folder import load_model
-from pipeline.scoring import Bundle, check_finite
+from pipeline.scoring import Bundle
+from pipeline.scoring import bundle as bundle_module
+from pipeline.scoring.tables import check_finite
 from tests.harness import targets
 
 
@@ -81,7 +83,7 @@ def test_a_bundle_that_is_replaced_meanwhile_is_read_anew(ranking, tmp_path, mon
             shutil.rmtree(tmp_path / "old")
         return found
 
-    monkeypatch.setattr(scoring, "load_model", load)
+    monkeypatch.setattr(bundle_module, "load_model", load)
     assert Bundle(folder).source.max_bad_fraction == 0.5
     assert len(calls) == 2
 

@@ -94,8 +94,13 @@ def test_a_catalogue_with_fewer_items_than_are_asked_for(small, bundle, tmp_path
     found = lists(pl.read_csv(output))
     expected = {"short": "acd", "two": "acd", "back": "bcd", "again": "bcd", "new": "abcd"}
     assert found == {name: [*items][:k] for name, items in expected.items()}
-    told = f"5 sessions, at most {min(k, 4)} items each → {output}"
+    told = (
+        f"5 sessions, at most {min(k, 4)} items each, 1 without a known item, which get the most "
+        f"frequent ones → {output}"
+    )
     assert told in " ".join(capsys.readouterr().out.split())
+    sources = dict(pl.read_csv(output).select("session_id", "source").unique().iter_rows())
+    assert sources == {name: "popular" if name == "new" else "model" for name in expected}
 
 
 @pytest.mark.parametrize("k", ["0", "-1", "some", "2.5"])
@@ -118,7 +123,10 @@ def test_more_bad_lines_than_usual_are_let_through_on_request(bundle, tmp_path, 
     told = " ".join(capsys.readouterr().err.split())
     assert "2 of 15 lines are bad (13.3%; max_bad_fraction allows 1.0%)" in told
     assert command("recommend", *given, "--max-bad-fraction", "0.2") == 0
-    assert "5 sessions, at most 4 items each, 2 quarantined" in capsys.readouterr().out
+    told = " ".join(capsys.readouterr().out.split())
+    assert "5 sessions, at most 4 items each," in told and "2 quarantined" in told
+    for line in (15, 16):
+        assert f"{log}:{line}: timestamp" in told
     assert command("recommend", *given, "--max-bad-fraction", "0.1") == 1
     assert "max_bad_fraction allows 10.0%" in capsys.readouterr().err
     assert command("recommend", *given, "--max-bad-fraction", "2") == 1
@@ -166,7 +174,7 @@ def test_sessions_cut_from_users_give_each_user_the_latest_ones_list(tmp_path):
     visits = [("ann", "cab"), ("bob", "zy"), ("cid", "ab"), ("cid", "dc"), ("ann", "ba")]
     write_log(tmp_path / "asked.csv", visits, header)
     found = recommend(bundle, tmp_path / "asked.csv", tmp_path / "next.parquet")
-    assert found.columns == ["user_id", "rank", "item_id", "score"]
+    assert found.columns == ["user_id", "rank", "item_id", "score", "source"]
     expected = {"ann": [*"bcd"], "bob": [*"abcd"], "cid": [*"abd"]}
     assert lists(found, "user_id") == expected
     assert pl.read_parquet(tmp_path / "next.parquet").equals(found)

@@ -94,7 +94,10 @@ def test_scores_are_those_of_the_features_and_nothing_of_a_scratch_folder_is_tol
     limit = ["--input", "tail.txt", "--output", str(output)]
     assert main(["score", *limit]) == 0
     told = capsys.readouterr().out
-    assert told.strip() == f"score: {ROWS - VALID:,} rows, 1 quarantined → {output}"
+    bad, _, found = " ".join(told.split()).rpartition(" score: ")
+    where = f"tail.txt:{ROWS - VALID + 1}: expected 40 tab-separated fields, found 1"
+    assert bad.startswith(f"score: a line that could not be read is left out: {where}")
+    assert found == f"{ROWS - VALID:,} rows, 1 quarantined → {output}"
     scores = pl.read_parquet(output)["probability"]
     features = compare.read(folder / "data/ranking/features", "test")
     model = Bundle("data/ranking/bundle").model
@@ -117,7 +120,7 @@ def test_more_bad_lines_than_usual_are_let_through_on_request(road, tmp_path, mo
     told = " ".join(capsys.readouterr().err.split())
     assert "3 of 100 lines are bad (3.0%; max_bad_fraction allows 1.0%)" in told
     assert main(["score", *given, "--max-bad-fraction", "0.05"]) == 0
-    assert capsys.readouterr().out.startswith("score: 97 rows, 3 quarantined")
+    assert "score: 97 rows, 3 quarantined" in capsys.readouterr().out
     assert main(["score", *given, "--max-bad-fraction", "-1"]) == 1
     told = " ".join(capsys.readouterr().err.split())
     assert "ranking.source: max_bad_fraction: input should be greater than or equal to 0" in told
