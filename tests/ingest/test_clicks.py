@@ -50,7 +50,7 @@ def test_every_form_gives_the_same_rows(run, write, tmp_path, kind):
     assert result.table.schema.field("click").type == pa.int8()
     assert result.manifest["format"] == "clicks"
     # What is scored later is read with these types, whatever its own beginning shows.
-    assert result.manifest["source"]["types"] == {"user": "integer", "page": "string"}
+    assert result.manifest["resolved"]["types"] == {"user": "integer", "page": "string"}
 
 
 @pytest.mark.parametrize(
