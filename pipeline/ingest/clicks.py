@@ -1,5 +1,6 @@
 """Click logs with columns of one's own → typed raw rows; those in Criteo's format are Criteo's."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -8,6 +9,7 @@ from core.settings import Settings
 from pipeline.ingest.columns import Column, Kind
 from pipeline.ingest.criteo import CriteoSourceSettings, check_separator
 from pipeline.ingest.events import TableSourceSettings
+from pipeline.ingest.labels import LabelValues, advice, label_reader, wrong_labels
 from pipeline.ingest.source import SourceSettings
 
 RESERVED = "training"
@@ -25,8 +27,9 @@ class ClickColumns(Settings):
     """Which columns of the log are read, under their own names."""
 
     labels: list[str] = Field(min_length=1)
-    """Columns of 0 and 1: whether it was clicked, put into the cart, bought. A line without one is
-    set aside."""
+    """Columns of 0 and 1 (also true and false, t and f, yes and no, y and n, in any case): whether
+    it was clicked, put into the cart, bought. For others see label_values and label_thresholds. A
+    line without a label is set aside."""
 
     categorical: list[str] = Field(default_factory=list)
     """Columns of ids or texts: of the user, the item, the page."""
@@ -58,11 +61,27 @@ class ClickSourceSettings(TableSourceSettings):
     """null: the log is in Criteo's format, text (plain or gzip) or Parquet. Else which columns of a
     CSV, TSV, JSON lines or Parquet file are read."""
 
+    label_values: dict[str, LabelValues] = Field(default_factory=dict)
+    """For single labels, by their name, the values that count as 1 and as 0:
+    {click: {positive: [2], negative: [1]}}."""
+
+    label_thresholds: dict[str, float] = Field(default_factory=dict)
+    """For single labels that are numbers, such as ratings, by their name, the number from which on
+    they are 1; smaller ones are 0: {rating: 4}."""
+
     @model_validator(mode="after")
     def _fits_the_format(self) -> "ClickSourceSettings":
         if self.columns is None:
             self._check_criteo()
             return self
+        for setting in ("label_values", "label_thresholds"):
+            for name in getattr(self, setting):
+                if name not in self.columns.labels:
+                    known = ", ".join(self.columns.labels)
+                    raise ValueError(f"{setting}.{name}: no such label; there are {known}")
+        both = sorted({*self.label_values} & {*self.label_thresholds})
+        if both:
+            raise ValueError(f"{both[0]}: give label_values or label_thresholds, not both")
         for name in self.types:
             if name not in self.columns.categorical:
                 known = ", ".join(self.columns.categorical) or "none"
@@ -72,9 +91,9 @@ class ClickSourceSettings(TableSourceSettings):
     def _check_criteo(self) -> None:
         if self.separator != "auto":
             check_separator(self.separator)
-        plain = TableSourceSettings()
-        for name in TableSourceSettings.model_fields:
-            own = name not in SourceSettings.model_fields and name != "separator"
+        plain = ClickSourceSettings.model_construct()
+        for name in type(self).model_fields:
+            own = name not in SourceSettings.model_fields and name not in ("separator", "columns")
             if own and getattr(self, name) != getattr(plain, name):
                 raise ValueError(
                     f"{name} is for logs with columns of their own; name these in columns (a log "
@@ -95,15 +114,32 @@ class ClickSourceSettings(TableSourceSettings):
         columns = self.columns.model_copy(update={"labels": []})
         return self.model_copy(update={"columns": columns})
 
+    def remedy(self, reasons: Mapping[str, int], bad: int) -> str | None:
+        names = self.columns.labels if self.columns else ()
+        counted = {name: wrong_labels(name, reasons) for name in names}
+        for name, wrong in counted.items():
+            count = sum(wrong.values())
+            if 2 * count >= bad:
+                return (
+                    f"Of these, {count:,} have another value in the label {name}, which may be a "
+                    f"whole class of it: {advice(name, [*wrong])}."
+                )
+        return super().remedy(reasons, bad)
+
 
 def click_columns(settings: ClickSourceSettings) -> list[Column]:
     """The columns to read, in the order of the output."""
     assert settings.columns is not None
-    return [
-        Column(name, name, kind, f"columns.{setting}", required=kind == "label")
-        for setting, kind in KINDS.items()
-        for name in getattr(settings.columns, setting)
-    ]
+    columns = []
+    for setting, kind in KINDS.items():
+        for name in getattr(settings.columns, setting):
+            read = None
+            if kind == "label":
+                rules = settings.label_values.get(name), settings.label_thresholds.get(name)
+                read = label_reader(*rules)
+            required = kind == "label"
+            columns.append(Column(name, name, kind, f"columns.{setting}", required, read=read))
+    return columns
 
 
 def source_settings(source: Any) -> Any:

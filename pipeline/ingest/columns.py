@@ -126,8 +126,6 @@ def convert(column: Column, array: pa.Array, null_values: list[str]) -> Converte
         return _numbers(array)
     if column.kind == "vector":
         return _vectors(column, array)
-    if column.kind == "label":
-        return _labels(array)
     if column.kind == "order":
         return _integers(array, f"not a 64-bit integer (setting {column.setting})")
     if column.type == pa.int64():
@@ -153,15 +151,6 @@ def _numbers(array: pa.Array) -> tuple[pa.Array, np.ndarray, str]:
     values = values.cast(pa.float32(), safe=False)
     infinite = np.asarray(pc.fill_null(pc.invert(pc.is_finite(values)), False))
     return values, bad | infinite, "not a finite number"
-
-
-def _labels(array: pa.Array) -> tuple[pa.Array, np.ndarray, str]:
-    if pa.types.is_boolean(array.type):
-        array = array.cast(pa.int8())
-    values, bad = cast_good(array, pa.float64(), NUMBER)
-    good = pc.is_in(values, pa.array([0.0, 1.0, None]))
-    values = pc.if_else(good, values, None).cast(pa.int8())
-    return values, bad | ~np.asarray(good), "not 0 or 1"
 
 
 def _vectors(column: Column, array: pa.Array) -> tuple[pa.Array, np.ndarray, str]:

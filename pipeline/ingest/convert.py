@@ -119,13 +119,7 @@ class _Run:
             if self.stop.is_set():
                 raise _Stopped
             unit.take(parsed)
-            check_fraction(
-                report.rows_read,
-                report.rows_quarantined,
-                self.settings.max_bad_fraction,
-                report.first_bad,
-                finished=False,
-            )
+            check_fraction([report], self.settings, finished=False)
             with self.lock:
                 advance(parsed.bytes_read, note=file.path.name)
         file.check_unchanged()
@@ -161,13 +155,7 @@ def convert_files(
         names = ", ".join(str(file.path) for file in files[:3])
         fault = faults[0] if faults else f"{names}: empty, or nothing but a header row"
         raise UserError(f"{fault}; no line could be read; check the setting 'path'")
-    check_fraction(
-        rows,
-        sum(report.rows_quarantined for report in reports),
-        settings.max_bad_fraction,
-        list(itertools.islice((line for report in reports for line in report.first_bad), 3)),
-        finished=True,
-    )
+    check_fraction(reports, settings, finished=True)
     return reports
 
 

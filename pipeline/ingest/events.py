@@ -5,7 +5,7 @@ Clickstreams and ratings are both read here; they differ in which columns they m
 
 import dataclasses
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -74,6 +74,17 @@ class TableSourceSettings(SourceSettings):
     time_format: Literal["auto", "unix_s", "unix_ms", "iso"] = "auto"
     """Unix seconds (fractions allowed), unix milliseconds, or ISO 8601 (without a zone: UTC).
     auto: told from the beginning of the log and named in the manifest."""
+
+    def remedy(self, reasons: Mapping[str, int], bad: int) -> str | None:
+        reason, count = max(reasons.items(), key=lambda entry: entry[1], default=("", 0))
+        value = re.search(r": '(.+)'$", reason)
+        if value is None or 2 * count < bad or count < 3:
+            return None
+        return (
+            f"Of these, {count:,} have {value[1]!r} there. If that stands for a missing value, add "
+            f"it to null_values (now {self.null_values}); else mend the log or its settings, or "
+            "raise max_bad_fraction to leave these lines out."
+        )
 
     @field_validator("separator")
     @classmethod

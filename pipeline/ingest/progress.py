@@ -27,6 +27,8 @@ class FileReport:
     rows_filtered: int = 0
     rows_quarantined: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    """Of bad lines, the first different ones of a file."""
     first_bad: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     shards: list[dict[str, Any]] = field(default_factory=list)
@@ -43,6 +45,7 @@ class FileReport:
         """A copy as it is where a shard ends ``rows_of_next`` rows into the next piece."""
         kinds, first, quarantine = Counter(self.kinds), list(self.first_bad), list(self.quarantine)
         copied = {"kinds": kinds, "first_bad": first, "quarantine": quarantine}
+        copied["reasons"] = Counter(self.reasons)
         return dataclasses.replace(self, rows_of_next=rows_of_next, shards=[], **copied)
 
     def save(self, unit: Path) -> None:
@@ -57,4 +60,5 @@ def load_report(file: InputFile, unit: Path) -> FileReport:
     if not (unit / PROGRESS).is_file():
         return FileReport(file)
     values = read_json(unit / PROGRESS)
-    return FileReport(file, **{**values, "kinds": Counter(values["kinds"])})
+    counted = {name: Counter(values[name]) for name in ("kinds", "reasons")}
+    return FileReport(file, **{**values, **counted})

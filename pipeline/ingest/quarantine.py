@@ -1,6 +1,7 @@
 """Bad lines: kept with file, line number, reason and text; too many of them fail the stage."""
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 
 from core.artifacts import PARTIAL, atomic_path
 from core.errors import UserError
+from pipeline.ingest.source import SourceSettings
 
 if TYPE_CHECKING:
     from pipeline.ingest.progress import FileReport
@@ -21,6 +23,8 @@ SCHEMA = pa.schema(
 )
 ROWS_PER_GROUP = 10_000
 LINES_SHOWN = 3
+REASONS_KEPT = 100
+"""Different reasons, with the value that was bad, that are counted in each file."""
 # A log is given up before its end only once half of this many lines, and of those read, are bad.
 EARLY_LINES = 100_000
 EARLY_FRACTION = 0.5
@@ -59,6 +63,9 @@ class Quarantine:
         for line in bad:
             self.report.rows_quarantined += 1
             self.report.kinds[line.kind] += 1
+            reasons = self.report.reasons
+            if line.reason in reasons or len(reasons) < REASONS_KEPT:
+                reasons[line.reason] += 1
             self._pending.append(line)
             if len(self.report.first_bad) < LINES_SHOWN:
                 self.report.first_bad.append(f"{self._file}:{line.line}: {line.reason}")
@@ -95,29 +102,39 @@ class Quarantine:
 
 
 def check_fraction(
-    rows_read: int, rows_bad: int, max_bad_fraction: float, first: list[str], finished: bool
+    reports: Sequence["FileReport"], settings: SourceSettings, finished: bool
 ) -> None:
     """Fails if too many lines are bad: at the end of the input, or early when most of it is.
 
     Raises:
-        UserError: with the first bad lines as ``file:line: reason``.
+        UserError: with the first bad lines as ``file:line: reason``, and what to do.
     """
+    read = sum(report.rows_read for report in reports)
+    bad = sum(report.rows_quarantined for report in reports)
+    share = settings.max_bad_fraction
     if finished:
-        allowed = max(1.0, max_bad_fraction * rows_read) if max_bad_fraction else 0.0
+        allowed = max(1.0, share * read) if share else 0.0
     else:
-        allowed = max(EARLY_LINES / 2, EARLY_FRACTION * rows_read, max_bad_fraction * rows_read)
-    none_good = finished and 0 < rows_read == rows_bad
-    if rows_bad <= allowed and not none_good:
+        allowed = max(EARLY_LINES / 2, EARLY_FRACTION * read, share * read)
+    none_good = finished and 0 < read == bad
+    if bad <= allowed and not none_good:
         return
     if none_good:
-        share = f"not one of {rows_read:,} lines is good"
+        told = f"not one of {read:,} lines is good"
     else:
-        share = f"{rows_bad:,} of {rows_read:,} lines {'' if finished else 'so far '}are bad"
-        share += f" ({rows_bad / rows_read:.1%}; max_bad_fraction allows {max_bad_fraction:.1%})"
+        told = f"{bad:,} of {read:,} lines {'' if finished else 'so far '}are bad"
+        told += f" ({bad / read:.1%}; max_bad_fraction allows {share:.1%})"
+    first = [line for report in reports for line in report.first_bad][:LINES_SHOWN]
     shown = "\n  ".join(first)
     remedy = "Mend the log or its settings"
     remedy += "." if none_good else ", or raise max_bad_fraction to leave these lines out."
-    raise UserError(f"{share}; the first bad ones:\n  {shown}\n{remedy}")
+    remedy = settings.remedy(all_reasons(reports), bad) or remedy
+    raise UserError(f"{told}; the first bad ones:\n  {shown}\n{remedy}")
+
+
+def all_reasons(reports: Iterable["FileReport"]) -> Counter[str]:
+    """Why lines of all files are bad, and how many are; rare reasons may be left out."""
+    return sum((report.reasons for report in reports), Counter())
 
 
 def merge_quarantines(parts: Sequence[Path], path: Path) -> None:

@@ -1,5 +1,7 @@
 """Settings that every kind of raw log has in common."""
 
+from collections.abc import Mapping
+
 from pydantic import Field, model_validator
 
 from core.settings import Settings
@@ -29,6 +31,15 @@ class SourceSettings(Settings):
 
     workers: int = Field(default=0, ge=0)
     """Threads that parse and write; 0 means one per core. The output does not depend on it."""
+
+    def remedy(self, reasons: Mapping[str, int], bad: int) -> str | None:
+        """What to set where many lines are bad for one thing that a setting is for; else None.
+
+        Args:
+            reasons: why lines are bad, and how many are; rare ones may be left out.
+            bad: how many are bad in all.
+        """
+        return None
 
     @model_validator(mode="after")
     def _path_is_given(self) -> "SourceSettings":

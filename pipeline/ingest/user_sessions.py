@@ -1,5 +1,6 @@
 """Session ids that are unique only within a user → ids of user and session together."""
 
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -26,7 +27,7 @@ class UserSessionReader(EventReader):
         table = parsed.table
         at = table.schema.get_field_index(SESSION)
         table = table.set_column(at, self.schema.field(SESSION), joint_ids(table))
-        return Parsed(table, parsed.bad, parsed.bytes_read, parsed.rows_filtered)
+        return replace(parsed, table=table)
 
 
 def joint_ids(table: pa.Table) -> pa.ChunkedArray:

@@ -27,6 +27,7 @@ from pipeline.ingest.criteo import CriteoReader, CriteoSourceSettings
 from pipeline.ingest.events import EventReader
 from pipeline.ingest.generated import GENERATED, generated_log
 from pipeline.ingest.inputs import InputFile, list_inputs, named_inputs
+from pipeline.ingest.labels import check_classes
 from pipeline.ingest.lists import SessionRows
 from pipeline.ingest.publish import (
     QUARANTINE,
@@ -35,6 +36,7 @@ from pipeline.ingest.publish import (
     move_shards,
     number_shards,
 )
+from pipeline.ingest.quarantine import all_reasons
 from pipeline.ingest.ratings import RatingsSourceSettings, rating_columns
 from pipeline.ingest.source import SourceSettings
 from pipeline.ingest.trace import Trace
@@ -158,6 +160,10 @@ def _convert(
         return
     reports = convert_files(reader, files, settings, workspace)
     shards = number_shards(reports, workspace)
+    if isinstance(settings, ClickSourceSettings) and settings.columns is not None:
+        places = [(Path(shard["held"]), workspace.out / shard["file"]) for shard in shards]
+        written = [held if held.exists() else moved for held, moved in places]
+        check_classes(settings.columns.labels, written, all_reasons(reports))
     record = manifest(format, reader.schema, reports, shards)
     if isinstance(reader, EventReader):
         formats = {c.name: c.time_format for c in reader.columns if c.time_format}

@@ -9,6 +9,7 @@ import pytest
 from core.errors import UserError
 from core.settings import validate
 from pipeline.ingest.clicks import ClickSourceSettings
+from pipeline.ingest.labels import NOT_A_LABEL
 
 COLUMNS = {
     "labels": ["click", "buy"],
@@ -56,8 +57,8 @@ def test_every_form_gives_the_same_rows(run, write, tmp_path, kind):
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("2,0,7,p,1,1 2", "click: not 0 or 1: '2'"),
-        ("yes,0,7,p,1,1 2", "click: not 0 or 1: 'yes'"),
+        ("2,0,7,p,1,1 2", f"click: {NOT_A_LABEL}: '2'"),
+        ("seen,0,7,p,1,1 2", f"click: {NOT_A_LABEL}: 'seen'"),
         (",0,7,p,1,1 2", "click: missing"),
         ("1,,7,p,1,1 2", "buy: missing"),
         ("1,0,7,p,cheap,1 2", "price: not a finite number: 'cheap'"),

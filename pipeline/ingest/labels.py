@@ -1,0 +1,213 @@
+"""Labels of click logs as their owners write them → 0 and 1."""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field, model_validator
+
+from core.errors import UserError
+from core.parquet import read_footer
+from core.settings import Settings
+from pipeline.ingest.columns import NUMBER, Converted, cast_good, is_text
+
+WORDS = {
+    **dict.fromkeys(("true", "t", "yes", "y"), 1),
+    **dict.fromkeys(("false", "f", "no", "n"), 0),
+}
+"""What is read as 1 and as 0 besides these numbers, in any case."""
+Value = bool | int | float | str
+SETTING = "ranking.source.label_values"
+NOT_A_LABEL = "not 0 or 1 (settings label_values, label_thresholds)"
+
+
+class LabelValues(Settings):
+    """Which values of a label column count as 1 and which as 0."""
+
+    positive: list[Value] = Field(min_length=1)
+    """Values that are 1: a click."""
+
+    negative: list[Value] | None = None
+    """Values that are 0; a row with any other is quarantined. null: all other values are 0."""
+
+    @model_validator(mode="after")
+    def _apart(self) -> "LabelValues":
+        both = {*map(_key, self.positive)} & {*map(_key, self.negative or ())}
+        if both:
+            raise ValueError(f"{', '.join(sorted(both))}: both positive and negative")
+        return self
+
+    def of(self, value: Any) -> int | None:
+        """1, 0, or None where a value is neither."""
+        key = _key(value)
+        if key in {_key(positive) for positive in self.positive}:
+            return 1
+        if self.negative is None:
+            return 0
+        return 0 if key in {_key(negative) for negative in self.negative} else None
+
+
+def _key(value: Any) -> str:
+    """One text for all forms of a value: of 2, "2" and 2.0, of True and "yes"."""
+    if isinstance(value, bool):
+        return str(int(value))
+    if isinstance(value, str):
+        text = value.strip()
+        if text.lower() in WORDS:
+            return str(WORDS[text.lower()])
+        if not re.match(NUMBER, text):
+            return text
+        try:
+            value = float(text)
+        except ValueError:
+            return text
+    return str(int(value)) if math.isfinite(value) and value == int(value) else str(float(value))
+
+
+def plain_label(value: Any) -> int | None:
+    """1 and 0 in any form of number, truth value or word of :data:`WORDS`; else None."""
+    return {"0": 0, "1": 1}.get(_key(value))
+
+
+def label_reader(
+    values: LabelValues | None, threshold: float | None
+) -> Callable[[pa.Array], Converted]:
+    """What converts the values of a label column.
+
+    Args:
+        values: which are 1 and 0, if that is set.
+        threshold: numbers from this one on are 1, those below 0, if that is set.
+    """
+    if threshold is not None:
+        return lambda array: _at_least(array, threshold)
+    if values is not None:
+        return lambda array: _mapped(array, values.of)
+    return _plain
+
+
+def _plain(array: pa.Array) -> Converted:
+    """0 and 1 at once; what else there is, by its distinct values."""
+    try:
+        # Arrow would read hexadecimal as integers.
+        whole = (array.cast(pa.float64()) if is_text(array) else array).cast(pa.int8())
+        if pc.all(pc.is_in(whole, pa.array([0, 1, None], pa.int8()))).as_py():
+            return whole, np.zeros(len(array), bool), NOT_A_LABEL
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        pass
+    return _mapped(array, plain_label)
+
+
+def _mapped(array: pa.Array, of: Callable[[Any], int | None]) -> Converted:
+    if not is_text(array) and not _is_number(array):
+        return pa.nulls(len(array), pa.int8()), np.asarray(array.is_valid()), NOT_A_LABEL
+    coded = array.dictionary_encode()
+    labels = [None if _is_nan(value) else of(value) for value in coded.dictionary.to_pylist()]
+    values = pa.array(labels, pa.int8()).take(coded.indices)
+    missing = pa.array(map(_is_nan, coded.dictionary.to_pylist()), pa.bool_()).take(coded.indices)
+    bad = pc.and_(array.is_valid(), pc.and_(values.is_null(), pc.invert(missing)))
+    return values, np.asarray(pc.fill_null(bad, False)), NOT_A_LABEL
+
+
+def _at_least(array: pa.Array, threshold: float) -> Converted:
+    numbers, bad = cast_good(array, pa.float64(), NUMBER)
+    numbers = pc.if_else(pc.fill_null(pc.is_nan(numbers), False), None, numbers)
+    values = pc.greater_equal(numbers, threshold).cast(pa.int8())
+    return values, bad, "not a number (setting label_thresholds)"
+
+
+def _is_number(array: pa.Array) -> bool:
+    kinds = pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean
+    return any(is_kind(array.type) for is_kind in kinds)
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+def wrong_labels(label: str, reasons: Mapping[str, int]) -> dict[str, int]:
+    """The values of a label that are not 0 or 1, the most frequent first, and how many have each.
+
+    Args:
+        reasons: why lines are bad, and how many are.
+    """
+    start, found = f"{label}: {NOT_A_LABEL}: ", {}
+    for reason, count in sorted(reasons.items(), key=lambda entry: -entry[1]):
+        if reason.startswith(start):
+            found[reason.removeprefix(start).strip("'")] = count
+    return found
+
+
+def check_classes(
+    labels: Iterable[str], shards: Sequence[Path], reasons: Mapping[str, int]
+) -> None:
+    """Checks that no class of a label was set aside as bad lines, however few they are.
+
+    Raises:
+        UserError: all rows have one value of a label, and others were not read.
+    """
+    for label in labels:
+        wrong = wrong_labels(label, reasons)
+        if sum(wrong.values()) < 2:  # A single bad line is let through, whatever it is.
+            continue
+        values = {value for shard in shards for value in _bounds(shard, label)}
+        if len(values) == 1:
+            raise UserError(
+                f"label {label}: all rows that were read have {values.pop()}, and "
+                f"{sum(wrong.values()):,} lines with another value ({', '.join([*wrong][:5])}) "
+                f"were not read; {advice(label, [*wrong])}"
+            )
+
+
+def _bounds(shard: Path, column: str) -> Iterator[int]:
+    """The least and greatest value of a column, by the file's statistics."""
+    footer = read_footer(shard)
+    place = footer.schema.names.index(column)
+    for group in range(footer.num_row_groups):
+        statistics = footer.row_group(group).column(place).statistics
+        yield from (statistics.min, statistics.max)
+
+
+def advice(label: str, wrong: Sequence[str]) -> str:
+    """What to set for a label with values that are not 0 or 1.
+
+    Args:
+        wrong: the values, the most frequent first, as texts.
+    """
+    numbers = sorted({float(text) for text in wrong if re.match(NUMBER, text)})
+    if len(numbers) > 1 and len(numbers) == len({*wrong}):
+        middle = numbers[len(numbers) // 2]
+        return (
+            f"set the number from which on it is 1, as ranking.source.label_thresholds: "
+            f"{{{label}: {middle:g}}}"
+        )
+    if numbers and len(wrong) == 1:
+        [number] = numbers
+        positive, negative = max(number, 1), min(number, 1)
+        return f"say which is 1 and which 0, as {setting(label, [positive], [negative])}"
+    yes, no = _likely(wrong)
+    return f"say which is 1 and which 0, as {setting(label, yes, no)}"
+
+
+def _likely(wrong: Sequence[str]) -> tuple[list[Any], list[Any]]:
+    """The values in two: those that begin with a word for no, and the others. Where all do or none
+    does, the most frequent one is apart, as clicks are rare."""
+    no = [text for text in wrong if re.match(r"(?i)\s*(no|un|dis|neg|skip|impress)", text)]
+    yes = [text for text in wrong if text not in no]
+    if len(wrong) > 1 and not (yes and no):
+        no, yes = [wrong[0]], [*wrong[1:]]
+    return (yes or [1])[:3], (no or [0])[:3]
+
+
+def setting(label: str, positive: Sequence[Any], negative: Sequence[Any]) -> str:
+    """The setting to paste."""
+
+    def listed(values: Sequence[Any]) -> str:
+        texts = (f"{v:g}" if isinstance(v, float | int) else f'"{v}"' for v in values)
+        return f"[{', '.join(texts)}]"
+
+    return f"{SETTING}: {{{label}: {{positive: {listed(positive)}, negative: {listed(negative)}}}}}"
