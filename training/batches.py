@@ -7,7 +7,6 @@ in a background thread, the iteration protocol) and is fed by a reader of our ow
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -24,8 +23,9 @@ from core.compiled import compiled
 from core.errors import UserError
 from core.merlin import Schema, Tags, read_ahead_queue, torch_loader
 from core.parquet import read_footer, read_row_groups, reading
-from training import device_table
+from training import device_table, row_order
 from training.device_table import DeviceTable
+from training.row_order import RowGroup
 
 CHUNK_ROWS = 262_144
 """Rows that are read, shuffled and held together; up to three chunks are in memory at a time."""
@@ -37,25 +37,18 @@ Targets = torch.Tensor | dict[str, torch.Tensor] | None
 Batch = tuple[Inputs, Targets]
 
 
-@dataclass(frozen=True)
-class RowGroup:
-    """One row group of one file: the smallest piece that is read."""
-
-    file: Path
-    index: int
-    rows: int
-
-
 class Batches:
     """Batches of tensors from a folder of feature Parquet.
 
-    The rows of an epoch have one order, a function of ``seed`` and the epoch alone: row groups
-    are permuted over all files, joined into chunks, and each chunk's rows permuted. Batch ``b``
-    is rows ``b * batch_size`` to ``(b + 1) * batch_size`` of that order, whatever the number of
-    ranks; rank ``r`` of ``w`` gets the ``r``-th of ``w`` even slices of every batch. So all ranks
-    make the same number of batches, a position means the same on any number of ranks, and one
-    process and several see the same batches. (Where the last batch of an epoch has fewer rows than
-    there are ranks, some ranks' slices of it are empty; ``drop_last`` avoids that.)
+    The rows of an epoch have one order, a function of their number, ``seed`` and the epoch alone:
+    blocks of consecutive rows are permuted, joined into chunks, and each chunk's rows permuted.
+    Where files and row groups begin and end does not matter, so that the same rows in other files
+    train the same model. Batch ``b`` is rows ``b * batch_size`` to ``(b + 1) * batch_size`` of that
+    order, whatever the number of ranks; rank ``r`` of ``w`` gets the ``r``-th of ``w`` even slices
+    of every batch. So all ranks make the same number of batches, a position means the same on any
+    number of ranks, and one process and several see the same batches. (Where the last batch of an
+    epoch has fewer rows than there are ranks, some ranks' slices of it are empty; ``drop_last``
+    avoids that.)
 
     Iterating goes from the position to the end of that epoch; the position moves with every batch
     handed out and ends at the start of the next epoch. It can be set to any batch without reading
@@ -78,7 +71,7 @@ class Batches:
         schema: the columns to read, with their tags and, for categorical ones, their domains.
         batch_size: rows of a batch, all ranks together.
         columns: only these of the schema's columns; all by default. Targets are always read.
-        shuffle: permute row groups and rows anew in every epoch; False keeps the file order.
+        shuffle: permute blocks and rows anew in every epoch; False keeps the file order.
         seed: of the order.
         drop_last: leave out the last batch of an epoch where it is not full.
         rank, world_size: this process's number and the number of processes.
@@ -124,7 +117,7 @@ class Batches:
                 f"processes, {world_size}"
             )
         self._footers = {file: _footer(file) for file in parquet_files(folder)}
-        self.row_groups = _row_groups(self._footers)
+        self.row_groups = row_order.row_groups(self._footers)
         self.rows = sum(group.rows for group in self.row_groups)
         self._check()
 
@@ -211,17 +204,18 @@ class _Order:
         """Tables of whole batches (the last may be short), this epoch's rows in their order."""
         spill: pa.Table | DeviceTable | None = None
         start = 0
-        for number, chunk in enumerate(self._chunks()):
-            rows = sum(group.rows for group in chunk)
+        for number, blocks in enumerate(self._chunks()):
+            rows = sum(map(len, blocks))
             low = max(self.first_row - start, 0)
             high = min(self.end_row - start, rows)
             start += rows
             if low >= rows or high <= 0:
                 continue
-            table = self._table(chunk)
+            groups = row_order.groups_with(blocks, self.batches.row_groups)
+            table = self._table(groups)
             if self.batches.shuffle:
                 order = self._generator(1 + number).permutation(rows)[low:high]
-                table = _shuffled(table, order)
+                table = _shuffled(table, row_order.places(blocks, groups)[order])
             else:
                 table = table.slice(low, high - low)
             if spill is not None:
@@ -238,23 +232,14 @@ class _Order:
             return device_table.read(_by_file(chunk), self.schema)
         return _read(chunk, self.schema)
 
-    def _chunks(self) -> list[list[RowGroup]]:
-        """The row groups in this epoch's order, joined until a chunk has its rows."""
-        groups = self.batches.row_groups
-        if self.batches.shuffle:
-            groups = [groups[i] for i in self._generator(0).permutation(len(groups))]
-        chunks: list[list[RowGroup]] = []
-        rows = self.batches.chunk_rows
-        for group in groups:
-            if rows >= self.batches.chunk_rows:
-                chunks.append([])
-                rows = 0
-            chunks[-1].append(group)
-            rows += group.rows
-        return chunks
+    def _chunks(self) -> list[list[range]]:
+        batches = self.batches
+        if not batches.shuffle:
+            return row_order.chunks_in_order(batches.row_groups, batches.chunk_rows)
+        return row_order.permuted_chunks(batches.rows, batches.chunk_rows, self._generator(0))
 
     def _generator(self, stream: int) -> np.random.Generator:
-        # Stream 0 orders the row groups, stream 1 + n the rows of chunk n: each can be had alone.
+        # Stream 0 orders the blocks, stream 1 + n the rows of chunk n: each can be had alone.
         return np.random.default_rng((self.batches.seed, self.epoch, stream))
 
 
@@ -345,15 +330,6 @@ def _footer_bytes(file: Path) -> bytes:
         length = int.from_bytes(stream.read(4), "little")
         stream.seek(-8 - length, 2)
         return stream.read(length)
-
-
-def _row_groups(footers: dict[Path, pq.FileMetaData]) -> list[RowGroup]:
-    groups = (
-        RowGroup(file, index, footer.row_group(index).num_rows)
-        for file, footer in footers.items()
-        for index in range(footer.num_row_groups)
-    )
-    return [group for group in groups if group.rows]
 
 
 def _check_types(file: Path, footer: pq.FileMetaData, schema: Schema) -> None:

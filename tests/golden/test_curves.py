@@ -8,7 +8,7 @@ def test_the_curve_is_the_golden_one(name, tmp_path):
     assert curves.difference(name, curves.losses(name, tmp_path)) == ""
 
 
-@pytest.mark.parametrize("name", ["dlrm", "xlnet"])
+@pytest.mark.parametrize("name", ["deepfm", "xlnet"])
 def test_two_runs_have_one_curve(name, tmp_path):
     first, second = (curves.losses(name, tmp_path / part) for part in "ab")
     assert first == second and len(first) == curves.STEPS

@@ -101,6 +101,29 @@ def test_an_epoch_holds_every_row_once_and_each_has_its_own_order(folder):
     assert read(batches(folder, seed=1)) != epochs[0]
 
 
+def test_the_order_comes_from_the_rows_however_they_are_cut(folder, tmp_path):
+    """Random cuts into files and row groups: the batches of two epochs, of all ranks."""
+    rng = np.random.default_rng(0)
+    table = make_table(np.arange(ROWS))
+    expected = {}
+    for trial in range(40):
+        chunk_rows = int(rng.choice([1, 7, 50, 100, 1000]))
+        cut = tmp_path / str(trial)
+        cut.mkdir()
+        bounds = np.unique(rng.integers(0, ROWS, rng.integers(0, 9)))
+        for part, (first, end) in enumerate(itertools.pairwise([0, *bounds, ROWS])):
+            size = int(rng.integers(1, 120))
+            piece = table.slice(first, end - first)
+            pq.write_table(piece, cut / f"part-{part}.parquet", row_group_size=size)
+        loader = batches(cut, chunk_rows=chunk_rows)
+        epochs = [read(loader) for _ in range(2)]
+        assert epochs == expected.setdefault(chunk_rows, epochs)
+        position = int(rng.integers(len(loader)))
+        loader.set_position(1, position)
+        assert read(loader) == epochs[1][position:]
+        assert joined(read(batches(cut, shuffle=False))) == list(range(ROWS))
+
+
 def test_any_position_resumes_exactly(folder):
     whole = read(batches(folder))
     for batch in range(len(whole)):
