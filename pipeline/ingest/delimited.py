@@ -1,16 +1,12 @@
 """CSV, TSV and their kin → rows of text columns, read by pyarrow in blocks.
 
-Every line is one record: a quoted field may hold separators and doubled quotes, but no line end,
-so that a stray quote spoils one line only and line numbers are those of any text editor.
+Records end where :mod:`pipeline.ingest.records` says; line numbers are those of any text editor.
 """
 
-import csv
 import dataclasses
 import io
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -18,29 +14,11 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from core.errors import UserError
-from pipeline.ingest.blocks import Block
+from pipeline.ingest.blocks import Block, continued, line_end, text_blocks
+from pipeline.ingest.dialect import TWO_COLONS, Dialect, Layout, Opening
 from pipeline.ingest.quarantine import BadLine
 from pipeline.ingest.rows import Rows
-
-TWO_COLONS = "::"
-"""What GroupLens puts between the fields of ratings.dat; quotes mean nothing there."""
-SEPARATORS = {
-    ",": "a comma",
-    "\t": "a tab",
-    ";": "a semicolon",
-    "|": "a bar",
-    TWO_COLONS: "two colons",
-}
-TYPE_SUFFIX = re.compile(r":(token|float)(_seq)?$")
-
-
-@dataclass(frozen=True)
-class Dialect:
-    """How one file separates and quotes its fields, and the names of its columns."""
-
-    names: tuple[str, ...]
-    separator: str
-    quote: str
+from pipeline.ingest.text_source import TextSource
 
 
 @dataclass(frozen=True)
@@ -50,121 +28,101 @@ class Piece:
 
 
 def pieces(
-    path: Path,
-    blocks: Iterator[Block],
-    separator: str,
-    quote: str,
-    names: list[str] | None,
-    wanted: list[str],
+    source: TextSource, layout: Layout, block_bytes: int, max_line_bytes: int
 ) -> Iterator[Piece]:
-    """The blocks of one file without its header row, each with the file's dialect.
+    """The records of one file in blocks, each with the file's dialect.
 
-    Args:
-        separator: one character, two colons, or ``auto`` to tell it from the first line.
-        names: the columns' names where the file has no header row.
-        wanted: names that the settings ask for; they help to tell the separator.
+    Raises:
+        UserError: the header row cannot be read.
     """
-    dialect = None
-    for block in blocks:
-        if dialect is None and block.lines:
-            first, _, rest = block.data.partition(b"\n")
-            dialect = read_dialect(path, first.rstrip(b"\r"), separator, quote, names, wanted)
-            if names is None:
-                number, lines = block.first_line + 1, block.lines - 1
-                block = dataclasses.replace(block, data=rest, first_line=number, lines=lines)
-        yield Piece(block, dialect or Dialect((), ",", quote))
+    opening = Opening(source.path, layout, source.encoding)
+    left = 0  # of the opening, in the blocks to come
+
+    def cut(data: bytes) -> int:
+        nonlocal left
+        begun = 0
+        if opening.dialect is None:
+            begun = opening.read(data)
+            left += begun
+        if opening.dialect is None:
+            return begun
+        quote = opening.dialect.quote.encode()
+        if not quote or data.find(quote, begun) < 0:
+            return max(begun, line_end(data))
+        return begun + _last_record_end(data[begun:], opening.dialect, max_line_bytes)
+
+    for block in text_blocks(source, block_bytes, max_line_bytes, cut):
+        if opening.dialect is None and layout.names is None and block.bad:
+            raise UserError(
+                f"{source.path}:{block.bad[0].line}: the header row is longer than "
+                f"{max_line_bytes:,} bytes (setting max_line_bytes)"
+            )
+        if opening.dialect is None and not left:
+            left = opening.read(block.data, at_end=True)
+        begun = min(left, len(block.data))
+        if begun:
+            left -= begun
+            lines = block.data.count(b"\n", 0, begun)
+            block = dataclasses.replace(
+                block,
+                data=block.data[begun:],
+                first_line=block.first_line + lines,
+                lines=block.lines - lines if begun < len(block.data) else 0,
+            )
+        yield Piece(block, opening.dialect or Dialect((), ",", layout.quote))
 
 
-def read_dialect(
-    path: Path,
-    line: bytes,
-    separator: str,
-    quote: str,
-    names: list[str] | None,
-    wanted: list[str],
-) -> Dialect:
-    """The dialect of a file whose first line is ``line``."""
-    try:
-        text = line.decode()
-    except UnicodeDecodeError:
-        raise UserError(f"{path}:1: the header row is not UTF-8; convert the file first") from None
-    if separator == "auto":
-        separator = _sniff(text, quote, names, wanted)
-    quote = "" if separator == TWO_COLONS else quote
-    found = names if names is not None else split_line(text, separator, quote)
-    return Dialect(tuple(plain_name(name, wanted) for name in found), separator, quote)
+def _last_record_end(data: bytes, dialect: Dialect, max_line_bytes: int) -> int:
+    from pipeline.ingest import records as rec  # numba takes a while to import
 
-
-def plain_name(name: str, wanted: list[str]) -> str:
-    """A column's name without the type that RecBole's files give it, if so it is wanted."""
-    name = name.strip()
-    plain = TYPE_SUFFIX.sub("", name)
-    return plain if name not in wanted and plain in wanted else name
-
-
-def split_line(text: str, separator: str, quote: str) -> list[str]:
-    """The fields of one line (the whole line, if its quotes make no sense)."""
-    if separator == TWO_COLONS:
-        return text.split(TWO_COLONS)
-    quoting = csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE
-    options = {"quotechar": quote} if quote else {}
-    try:
-        reader = csv.reader([text], delimiter=separator, quoting=quoting, **options)
-        return next(reader, []) or [""]
-    except csv.Error:
-        return [text]
-
-
-def _sniff(text: str, quote: str, names: list[str] | None, wanted: list[str]) -> str:
-    """The separator that finds most of the wanted names, or else most fields."""
-
-    def score(separator: str) -> tuple[int, int]:
-        fields = [plain_name(field, wanted) for field in split_line(text, separator, quote)]
-        if names is not None:
-            return int(len(fields) == len(names)), len(fields)
-        return len(set(wanted) & set(fields)), len(fields)
-
-    return max(SEPARATORS, key=score)
+    quote, separator = ord(dialect.quote), ord(dialect.separator)
+    return rec.last_record_end(np.frombuffer(data, np.uint8), separator, quote, max_line_bytes)
 
 
 def read_rows(piece: Piece, wanted: list[str], max_line_bytes: int) -> Rows:
     """A piece → its good records, as string columns, and its malformed lines."""
-    from pipeline.ingest import records as rec  # numba takes a while to import
+    from pipeline.ingest import records as rec
 
     block, dialect = piece.block, piece.dialect
     text = block.data if block.data.endswith(b"\n") or not block.data else block.data + b"\n"
-    found = np.empty((block.lines, 4), np.int64)
-    rec.scan_records(
-        np.frombuffer(text, np.uint8),
-        ord(dialect.separator[0]),
-        dialect.separator == TWO_COLONS,
-        ord(dialect.quote) if dialect.quote else -1,
-        len(dialect.names),
-        max_line_bytes,
-        found,
+    found = np.empty((block.lines, 5), np.int64)
+    separator, doubled = ord(dialect.separator[0]), dialect.separator == TWO_COLONS
+    quote = ord(dialect.quote) if dialect.quote else -1
+    data = np.frombuffer(text, np.uint8)
+    count, padded, several = rec.scan_records(
+        data, separator, doubled, quote, len(dialect.names), max_line_bytes, found
     )
-    reasons = _byte_faults(text, found)
+    found = found[:count]
+    lines = block.first_line + found[:, 4]
+    reasons = _byte_faults(text, found, block.encoding)
     good = found[:, 2] == rec.OK
     good[list(reasons)] = False
     for index in np.flatnonzero(found[:, 2] != rec.OK).tolist():
-        reasons.setdefault(index, _reason(found[index].tolist(), dialect, max_line_bytes))
+        line = text[found[index, 0] : found[index, 1]]
+        reason = _reason(found[index].tolist(), line, dialect, max_line_bytes, block.first_line)
+        reasons.setdefault(index, reason)
     bad = [
-        BadLine(block.first_line + index, *reasons[index], text[found[index, 0] : found[index, 1]])
+        BadLine(int(lines[index]), *reasons[index], text[found[index, 0] : found[index, 1]])
         for index in sorted(reasons)
     ]
     kept = found[good]
-    arrays = _parse(rec.keep(text, kept) if reasons else text, len(kept), dialect, wanted)
+    plain = text
+    if padded:
+        plain = rec.without_padding(text, kept, separator, doubled, quote)
+    elif reasons:
+        plain = rec.keep(text, kept)
+    arrays = _parse(plain, len(kept), dialect, wanted, several)
     return Rows(
         arrays,
-        block.first_line + np.flatnonzero(good),
+        lines[good],
         lambda row: text[kept[row, 0] : kept[row, 1]],
         [*block.bad, *bad],
         block.bytes_read,
     )
 
 
-def _byte_faults(text: bytes, found: np.ndarray) -> dict[int, tuple[str, str]]:
-    """Lines that hold a NUL byte or are not UTF-8, looked for one by one only if there are any."""
+def _byte_faults(text: bytes, found: np.ndarray, encoding: str) -> dict[int, tuple[str, str]]:
+    """Records with a NUL byte or bytes of another encoding, sought one by one if there are any."""
     faults: dict[int, tuple[str, str]] = {}
     whole = True
     if not text.isascii():
@@ -182,30 +140,48 @@ def _byte_faults(text: bytes, found: np.ndarray) -> dict[int, tuple[str, str]]:
         try:
             line.decode()
         except UnicodeDecodeError:
-            faults[index] = ("encoding", "the line is not UTF-8")
+            kind = "UTF-8" if encoding == "utf-8" else encoding
+            faults[index] = ("encoding", f"the line is not {kind} (setting encoding)")
     return faults
 
 
-def _reason(record: list[int], dialect: Dialect, max_line_bytes: int) -> tuple[str, str]:
+def _reason(
+    record: list[int], line: bytes, dialect: Dialect, max_line_bytes: int, first_line: int
+) -> tuple[str, str]:
     from pipeline.ingest import records as rec
 
-    _, _, code, fields = record
-    mark = SEPARATORS.get(dialect.separator, repr(dialect.separator))
-    expected = f"expected {len(dialect.names)} fields separated by {mark}, found {fields}"
+    _, _, code, fields, _ = record
+    quote = dialect.quote.encode()
+    advice = "setting quote: '' if quotes mean nothing"
+    if quote and b"\\" + quote in line:
+        advice = (
+            f"a backslash before {dialect.quote} is not read as one within a value; write it "
+            f"twice ({2 * dialect.quote}) instead"
+        )
+    expected = f"expected {len(dialect.names)} fields separated by {dialect.mark}, found {fields}"
+    if quote and line.count(quote) > 2 * line.count(2 * quote) and b"\\" + quote in line:
+        expected += f" ({advice})"
     return {
         rec.BLANK: ("blank line", "blank line"),
         rec.TOO_LONG: ("line too long", f"line longer than {max_line_bytes:,} bytes"),
         rec.FIELD_COUNT: ("field count", expected),
         rec.UNCLOSED: (
             "quote",
-            "a quote is not closed on its line (setting quote: '' ignores them)",
+            "a quote that begins a field is not closed at the end of any field, on this line or "
+            f"within max_line_bytes ({advice})",
         ),
         rec.RETURN: ("carriage return", "a carriage return within the line"),
+        rec.CONTINUED: ("continued", continued(first_line + fields)),
     }[code]
 
 
-def _parse(text: bytes, rows: int, dialect: Dialect, wanted: list[str]) -> dict[str, pa.Array]:
-    """Good records → the wanted columns as strings."""
+def _parse(
+    text: bytes, rows: int, dialect: Dialect, wanted: list[str], several: bool
+) -> dict[str, pa.Array]:
+    """Good records → the wanted columns that the file has, as strings.
+
+    ``several``: some records are several lines.
+    """
     # Positions stand in for names, so that an unused column may be unnamed or named twice.
     positions = {name: str(dialect.names.index(name)) for name in wanted if name in dialect.names}
     if not rows:
@@ -225,6 +201,7 @@ def _parse(text: bytes, rows: int, dialect: Dialect, wanted: list[str]) -> dict[
             delimiter=dialect.separator,
             quote_char=dialect.quote or False,
             ignore_empty_lines=False,
+            newlines_in_values=several,
         ),
         pacsv.ConvertOptions(
             check_utf8=False,

@@ -3,12 +3,17 @@
 import glob
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from urllib.parse import unquote
 
 from core.errors import UserError
 
+KEY = re.compile(r"^([^=]+)=(.*)$", re.DOTALL)
+"""The name of a folder of Hive's that says the value of a column in all its files."""
+NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 # What may lie beside the logs in a folder without being one.
 NOT_LOGS = re.compile(r"^[._]|^manifest\.json$|^readme|\.md$|^quarantine\.parquet$", re.IGNORECASE)
 
@@ -29,6 +34,17 @@ class InputFile:
     def label(self) -> str:
         """The path as text; bytes that are not UTF-8 appear as ``\\xNN``."""
         return os.fsencode(self.path).decode("utf-8", "backslashreplace")
+
+    @cached_property
+    def keys(self) -> dict[str, str | None]:
+        """The columns that its folders' names give (``date=2021-01-01``), and their values."""
+        found = {}
+        for part in self.path.parent.parts:
+            match = KEY.match(part)
+            if match:
+                key, value = map(unquote, match.groups())
+                found[key] = None if value == NO_VALUE else value
+        return found
 
     def check_unchanged(self) -> None:
         """Checks that the file is still what it was when the inputs were listed.
@@ -63,8 +79,8 @@ def list_inputs(path: str | Path | Iterable[str | Path]) -> list[InputFile]:
     """The files that ``path`` names.
 
     A folder gives the files directly in it (hidden ones, ``manifest.json`` and READMEs left out) in
-    natural order, so does a glob; a list is taken in the order given. A file that is named twice is
-    read once.
+    natural order, so does a glob; a folder of folders such as ``date=2021-01-01`` gives all files
+    in these. A list is taken in the order given. A file that is named twice is read once.
 
     Raises:
         UserError: a path that does not exist, a folder or glob with nothing in it, a file that
@@ -97,12 +113,7 @@ def _expand(entry: str) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        names = [
-            file for file in path.iterdir() if file.is_file() and not NOT_LOGS.search(file.name)
-        ]
-        if not names:
-            raise UserError(f"{entry}: this folder holds no log file; check the setting 'path'")
-        return sorted(names, key=lambda file: natural_key(file.name))
+        return list(_folder(path))
     if glob.has_magic(entry):
         matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
         matches = [match for match in matches if match.is_file()]
@@ -112,3 +123,27 @@ def _expand(entry: str) -> list[Path]:
     if path.exists():
         raise UserError(f"{entry}: neither a file nor a folder; check the setting 'path'")
     raise UserError(f"{entry}: no such file or folder; check the setting 'path'")
+
+
+def _folder(path: Path, top: bool = True) -> Iterator[Path]:
+    """The log files of a folder, and those of its folders that are named like ``date=…``."""
+    inside = sorted(path.iterdir(), key=lambda file: natural_key(file.name))
+    if any(file.name == "_delta_log" for file in inside):
+        raise UserError(
+            f"{path}: this is a Delta table, whose folder may hold rows that are deleted; export "
+            "it to Parquet first"
+        )
+    files = [file for file in inside if file.is_file() and not NOT_LOGS.search(file.name)]
+    folders = [file for file in inside if file.is_dir() and not NOT_LOGS.search(file.name)]
+    keyed = [folder for folder in folders if KEY.match(folder.name)]
+    if files and keyed:
+        raise UserError(
+            f"{path}: it holds both log files ({files[0].name}) and folders of them "
+            f"({keyed[0].name}); name one or the other, e.g. {path}/*/*"
+        )
+    found = [*files, *(file for folder in keyed for file in _folder(folder, top=False))]
+    if top and not found:
+        names = ", ".join(folder.name for folder in folders[:3])
+        more = f"; it has folders ({names}): name the files in them, {path}/**/*" if names else ""
+        raise UserError(f"{path}: this folder holds no log file; check the setting 'path'{more}")
+    yield from found

@@ -1,8 +1,13 @@
-"""JSON lines → rows, read by pyarrow in blocks; only what it refuses is looked at line by line."""
+"""JSON lines → rows, read by pyarrow in blocks; only what it refuses is looked at line by line.
+
+Types are those of the lines at hand: a key may come late in the log, and its values may change
+from numbers to texts. The columns of one block have one type each; what differs is read as text.
+"""
 
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -11,118 +16,194 @@ import pyarrow as pa
 import pyarrow.json as pajson
 
 from pipeline.ingest.blocks import Block
+from pipeline.ingest.json_paths import (
+    Tree,
+    arrow_type,
+    column_at,
+    has_path,
+    inexact,
+    paths_of,
+    tree_of,
+    value_at,
+)
 from pipeline.ingest.quarantine import BadLine
 from pipeline.ingest.rows import Rows
 
 VECTOR = pa.list_(pa.float32())
 LINES_LOOKED_AT = 1000
+LINES_FOR_TYPES = 64
 LINES_BY_ONE = 16
 
 
-def guess_schema(block: Block, wanted: Iterable[str], vectors: set[str]) -> pa.Schema:
-    """Types of the wanted keys, told from the first lines: integer, number or string."""
-    values: dict[str, list[Any]] = {name: [] for name in wanted}
-    for line in islice(block.data.splitlines(), LINES_LOOKED_AT):
-        record, _ = _record(line)
-        for name in values if record else ():
-            if record.get(name) is not None:
-                values[name].append(record[name])
-    return pa.schema(
-        [(name, VECTOR if name in vectors else _type(found)) for name, found in values.items()]
-    )
+@dataclass(frozen=True)
+class Keys:
+    """What is read of each object.
+
+    Attributes:
+        paths: keys, or paths to keys of objects within it.
+        vectors: those of them that are lists of numbers.
+        sessions: the path of the items where an object is a whole session; lists stay lists then.
+    """
+
+    paths: list[str]
+    vectors: Collection[str] = ()
+    sessions: str | None = None
+    max_line_bytes: int = 1 << 20
+
+    def tree(self) -> Tree | None:
+        return tree_of(self.paths)
 
 
-def keys(block: Block) -> list[str]:
-    """The keys in a block's first lines, in order of appearance."""
-    found: dict[str, None] = {}
-    for line in islice(block.data.splitlines(), LINES_LOOKED_AT):
-        found.update(dict.fromkeys(_record(line)[0] or {}))
-    return list(found)
+@dataclass
+class _Lines:
+    """Lines of a block, read part by part."""
+
+    keys: Keys
+    tree: Tree | None
+    block: Block
+    parts: list[dict[str, pa.Array]] = field(default_factory=list)
+    good: list[int] = field(default_factory=list)
+    bad: list[BadLine] = field(default_factory=list)
+
+    def read(self, lines: list[bytes], first: int) -> None:
+        """Reads lines at once, or where pyarrow refuses, by halves, down to single lines."""
+        part = self._whole(lines)
+        if part is not None:
+            self.parts.append(part)
+            self.good.extend(range(first, first + len(lines)))
+        elif len(lines) > LINES_BY_ONE:
+            half = len(lines) // 2
+            self.read(lines[:half], first)
+            self.read(lines[half:], first + half)
+        else:
+            self._one_by_one(lines, first)
+
+    def _one_by_one(self, lines: list[bytes], first: int) -> None:
+        rows: list[dict[str, Any]] = []
+        for index, line in enumerate(lines, first):
+            record, reason = self._record(line)
+            if record is None:
+                self.bad.append(BadLine(self.block.first_line + index, *reason, line))
+            else:
+                rows.append(record)
+                self.good.append(index)
+        values = {path: [value_at(row, path) for row in rows] for path in self.keys.paths}
+        self.parts.append({path: self._as_text(found) for path, found in values.items()})
+
+    def _record(self, line: bytes) -> tuple[dict[str, Any] | None, tuple[str, str]]:
+        record, reason = read_object(line, self.keys.max_line_bytes, self.block.encoding)
+        items = self.keys.sessions
+        if record is not None and items is not None:
+            found = value_at(record, items)
+            if found is not None and not isinstance(found, list):
+                return None, ("no list", f"{items}: not a list (setting layout: sessions)")
+        return record, reason
+
+    def _as_text(self, values: list[Any]) -> pa.Array:
+        """Values as texts, of a session's lists each one."""
+        if self.keys.sessions is not None and any(isinstance(value, list) for value in values):
+            texts = [
+                [_text(one) for one in (value if isinstance(value, list) else [value])]
+                if value is not None
+                else None
+                for value in values
+            ]
+            return pa.array(texts, pa.list_(pa.string()))
+        return pa.array([_text(value) for value in values], pa.string())
+
+    def _whole(self, lines: list[bytes]) -> dict[str, pa.Array] | None:
+        limit = self.keys.max_line_bytes
+        if any(not line or line.isspace() or len(line) > limit for line in lines):
+            return None
+        text = b"\n".join(lines)
+        schema = None if b"\0" in text else self._schema(lines)
+        if schema is None:
+            return None
+        try:
+            if not text.isascii():
+                text.decode()
+            table = pajson.read_json(
+                io.BytesIO(text),
+                pajson.ReadOptions(use_threads=False, block_size=len(text) + 1),
+                pajson.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
+            )
+        except (pa.ArrowInvalid, UnicodeDecodeError):
+            return None
+        if table.num_rows != len(lines):
+            return None
+        for name in schema.names:
+            if name not in table.column_names:
+                nulls = pa.nulls(len(lines), schema.field(name).type)
+                table = table.append_column(name, nulls)
+        columns = {path: column_at(table, path) for path in self.keys.paths}
+        return None if any(map(inexact, columns.values())) else columns
+
+    def _schema(self, lines: list[bytes]) -> pa.Schema | None:
+        """The types of some of the lines; None: they differ, or some lines are bad."""
+        if self.tree is None:
+            return None
+        step = max(1, len(lines) // LINES_FOR_TYPES)
+        records = [read_object(line)[0] for line in lines[::step]]
+        if None in records:
+            return None
+        keep = self.keys.sessions is not None
+        types = {
+            name: VECTOR
+            if name in self.keys.vectors and not keep
+            else arrow_type([record.get(name) for record in records], below, keep)
+            for name, below in self.tree.items()
+        }
+        return None if None in types.values() else pa.schema(list(types.items()))
 
 
-def _type(values: list[Any]) -> pa.DataType:
-    if values and all(type(value) is int for value in values):
-        return pa.int64()
-    if values and all(type(value) in (int, float) for value in values):
-        return pa.float64()
-    return pa.string()
-
-
-def read_rows(block: Block, schema: pa.Schema, max_line_bytes: int) -> Rows:
+def read_rows(block: Block, keys: Keys) -> Rows:
     """A block → the wanted keys of its good lines; a missing key is null."""
     lines = block.data.split(b"\n")[: block.lines]
-    parts: list[pa.Table] = []
-    good: list[int] = []
-    bad: list[BadLine] = []
-    _read(lines, 0, schema, max_line_bytes, parts, good, bad, block.first_line)
-    arrays = {name: _joined([part.column(name) for part in parts]) for name in schema.names}
+    found = _Lines(keys, keys.tree(), block)
+    if lines:
+        found.read(lines, 0)
+    arrays = {path: _joined([part[path] for part in found.parts]) for path in keys.paths}
     return Rows(
         arrays,
-        block.first_line + np.array(good, np.int64),
-        lambda row: lines[good[row]],
-        [*block.bad, *bad],
+        block.first_line + np.array(found.good, np.int64),
+        lambda row: lines[found.good[row]],
+        [*block.bad, *found.bad],
         block.bytes_read,
     )
 
 
-def _read(
-    lines: list[bytes],
-    first: int,
-    schema: pa.Schema,
-    max_line_bytes: int,
-    parts: list[pa.Table],
-    good: list[int],
-    bad: list[BadLine],
-    first_line: int,
-) -> None:
-    """Reads lines at once, or where pyarrow refuses, by halves, down to single lines."""
-    table = _read_whole(lines, schema, max_line_bytes)
-    if table is not None:
-        parts.append(table)
-        good.extend(range(first, first + len(lines)))
-    elif len(lines) > LINES_BY_ONE:
-        half = len(lines) // 2
-        rest = (schema, max_line_bytes, parts, good, bad, first_line)
-        _read(lines[:half], first, *rest)
-        _read(lines[half:], first + half, *rest)
-    else:
-        rows: list[dict[str, Any]] = []
-        for index, line in enumerate(lines, first):
-            record, reason = _record(line, max_line_bytes)
-            if record is None:
-                bad.append(BadLine(first_line + index, *reason, line))
-            else:
-                rows.append(record)
-                good.append(index)
-        parts.append(_as_text(rows, schema))
+def first_keys(block: Block) -> list[str]:
+    """The keys in a block's first lines and the paths to those within, in order of appearance."""
+    found: dict[str, None] = {}
+    for line in islice(block.data.splitlines(), LINES_LOOKED_AT):
+        record = read_object(line)[0] or {}
+        found.update(dict.fromkeys(paths_of(record)))
+        found.update(dict.fromkeys(record))
+    return list(found)
 
 
-def _read_whole(lines: list[bytes], schema: pa.Schema, max_line_bytes: int) -> pa.Table | None:
-    if any(not line or line.isspace() or len(line) > max_line_bytes for line in lines):
-        return None
-    text = b"\n".join(lines)
-    if b"\0" in text:
-        return None
-    try:
-        if not text.isascii():
-            text.decode()
-        table = pajson.read_json(
-            io.BytesIO(text),
-            pajson.ReadOptions(use_threads=False, block_size=len(text) + 1),
-            pajson.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
-        )
-    except (pa.ArrowInvalid, UnicodeDecodeError):
-        return None
-    if table.num_rows != len(lines):
-        return None
-    missing = [name for name in schema.names if name not in table.column_names]
-    for name in missing:
-        table = table.append_column(name, pa.nulls(len(lines), schema.field(name).type))
-    return table.select(schema.names)
+def absent_keys(blocks: Iterable[Block], paths: Collection[str]) -> set[str]:
+    """Those of ``paths`` that no line has; it reads on until all of them were met."""
+    absent = set(paths)
+    for block in blocks:
+        for path in sorted(absent):
+            last = path.rpartition(".")[2]
+            needles = {json.dumps(last).encode(), json.dumps(last, ensure_ascii=False).encode()}
+            if not any(needle in block.data for needle in needles):
+                continue
+            for line in block.data.splitlines():
+                if any(needle in line for needle in needles):
+                    record, _ = read_object(line)
+                    if record and has_path(record, path):
+                        absent.discard(path)
+                        break
+        if not absent:
+            break
+    return absent
 
 
-def _record(
-    line: bytes, max_line_bytes: int | None = None
+def read_object(
+    line: bytes, max_line_bytes: int | None = None, encoding: str = "utf-8"
 ) -> tuple[dict[str, Any] | None, tuple[str, str]]:
     """One line → its object, or None and what is wrong with it."""
     if max_line_bytes is not None and len(line) > max_line_bytes:
@@ -132,9 +213,10 @@ def _record(
     if b"\0" in line:
         return None, ("NUL byte", "the line holds a NUL byte")
     try:
-        record = json.loads(line)
+        record = json.loads(line.decode())
     except UnicodeDecodeError:
-        return None, ("encoding", "the line is not UTF-8")
+        kind = "UTF-8" if encoding == "utf-8" else encoding
+        return None, ("encoding", f"the line is not {kind} (setting encoding)")
     except (ValueError, RecursionError) as error:
         return None, ("JSON", f"not valid JSON ({error})")
     if not isinstance(record, dict):
@@ -142,35 +224,34 @@ def _record(
     return record, ("", "")
 
 
-def _as_text(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
-    """Parsed objects → string columns, for values whose type differs from the log's usual one."""
-    return pa.table(
-        {
-            name: pa.array([_text(row.get(name)) for row in rows], pa.string())
-            for name in schema.names
-        }
-    )
-
-
 def _text(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         # A lone surrogate, which JSON can spell, has no UTF-8.
         return value and value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))  # as Arrow writes it: one value is one text
     return json.dumps(value)
 
 
-def _joined(columns: list[pa.ChunkedArray]) -> pa.Array:
+def _joined(columns: list[pa.Array]) -> pa.Array:
     """Parts of a column as one array; as text if their types differ."""
-    chunks = [chunk for column in columns for chunk in column.chunks]
-    types = {chunk.type for chunk in chunks if len(chunk)}
+    chunks = [chunk for chunk in columns if len(chunk)]
+    valued = [chunk for chunk in chunks if chunk.null_count < len(chunk)]
+    types = {chunk.type for chunk in valued}
     if len(types) > 1:
-        chunks = [_to_text(chunk) for chunk in chunks]
-    chunks = [chunk for chunk in chunks if len(chunk)] or chunks[:1]
+        lists = all(pa.types.is_list(kind) for kind in types)
+        chunks = [_to_text(chunk, lists and chunk in valued) for chunk in chunks]
+    elif types:
+        kind = types.pop()
+        chunks = [chunk if chunk.type == kind else pa.nulls(len(chunk), kind) for chunk in chunks]
+    chunks = chunks or columns[:1]
     return pa.concat_arrays(chunks) if chunks else pa.array([], pa.string())
 
 
-def _to_text(chunk: pa.Array) -> pa.Array:
-    if pa.types.is_list(chunk.type):
+def _to_text(chunk: pa.Array, lists: bool) -> pa.Array:
+    """``chunk`` as texts; ``lists``: as lists of them."""
+    kind = pa.list_(pa.string()) if lists else pa.string()
+    if pa.types.is_list(chunk.type) and not (lists and not pa.types.is_list(chunk.type.value_type)):
         texts = [None if value is None else json.dumps(value) for value in chunk.to_pylist()]
         return pa.array(texts, pa.string())
-    return chunk.cast(pa.string())
+    return chunk.cast(kind)

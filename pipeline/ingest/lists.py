@@ -1,4 +1,4 @@
-"""Parquet with a whole session in each row, its columns lists → one event a row."""
+"""Parquet or JSON with a whole session in each row, its columns lists → one event a row."""
 
 from pathlib import Path
 
@@ -8,7 +8,6 @@ import pyarrow.compute as pc
 
 from core.errors import UserError
 from core.hashing import mix
-from pipeline.ingest.columns import row_text
 from pipeline.ingest.inputs import InputFile
 from pipeline.ingest.quarantine import BadLine
 from pipeline.ingest.rows import Rows
@@ -38,23 +37,22 @@ class SessionRows:
         folders = list(dict.fromkeys(file.path.parent for file in files))
         self.days = {file.index: folders.index(file.path.parent) for file in files}
 
-    def unfold(
-        self, sessions: pa.RecordBatch, file: InputFile, first_row: int, bytes_read: int
-    ) -> Rows:
-        """The events of a batch of sessions, in order; ``first_row`` counts from 1.
+    def unfold(self, sessions: Rows, file: InputFile) -> Rows:
+        """The events of sessions, in order.
 
-        The line of an event is the row of its session. A session whose lists differ in length is a
+        The line of an event is that of its session. A session whose lists differ in length is a
         bad line.
         """
-        whole, bad = self._whole(sessions, file.path, first_row)
-        batch = sessions.filter(pa.array(whole))
-        lists = batch.column(self.item)
+        whole, bad = self._whole(sessions, file.path)
+        picked = np.flatnonzero(whole)
+        kept = {name: values.filter(pa.array(whole)) for name, values in sessions.arrays.items()}
+        lists = _as_lists(kept[self.item])
         parents = np.asarray(pc.list_parent_indices(lists))
         arrays = {
             name: pc.list_flatten(values) if is_list(values) else values.take(pa.array(parents))
-            for name, values in zip(batch.schema.names, batch.columns, strict=True)
+            for name, values in (kept | {self.item: lists}).items()
         }
-        rows = first_row + np.flatnonzero(whole)
+        rows = sessions.lines[picked]
         numbers = (file.index << ROW_BITS) + rows
         if "session_id" in self.made:
             arrays["session_id"] = pa.array(numbers[parents])
@@ -64,34 +62,39 @@ class SessionRows:
             spread = (mix(numbers.astype(np.uint64)) % np.uint64(SPREAD)).astype(np.int64)
             at = self.days[file.index] * DAY + spread[parents] + place
             arrays["timestamp"] = pa.array(at).cast(pa.timestamp("ms", "UTC"))
-        lines = rows[parents]
 
         def text(event: int) -> bytes:
-            return row_text(sessions, int(lines[event]) - first_row)
+            return sessions.text(int(picked[parents[event]]))
 
-        return Rows(arrays, lines, text, bad, bytes_read)
+        bad = [*sessions.bad, *bad]
+        return Rows(arrays, rows[parents], text, bad, sessions.bytes_read)
 
-    def _whole(
-        self, batch: pa.RecordBatch, path: Path, first_row: int
-    ) -> tuple[np.ndarray, list[BadLine]]:
-        if not is_list(batch.column(self.item)):
+    def _whole(self, sessions: Rows, path: Path) -> tuple[np.ndarray, list[BadLine]]:
+        items = _as_lists(sessions.arrays[self.item])
+        if not is_list(items):
             raise UserError(
-                f"{path}: column '{self.item}' (setting columns.item_id) is "
-                f"{batch.column(self.item).type}, expected a list in each row, as the setting "
-                "layout: sessions says; for one event a row set layout: events"
+                f"{path}: column '{self.item}' (setting columns.item_id) is {items.type}, expected "
+                "a list in each row, as the setting layout: sessions says; for one event a row set "
+                "layout: events"
             )
-        lengths = _lengths(batch.column(self.item))
+        lengths = _lengths(items)
         whole, bad = np.ones(len(lengths), bool), []
-        for name, values in zip(batch.schema.names, batch.columns, strict=True):
+        for name, values in sessions.arrays.items():
             if not is_list(values):
                 continue
             differs = _lengths(values) != lengths
             for row in np.flatnonzero(differs & whole).tolist():
                 reason = f"{name}: {_lengths(values)[row]} values, {self.item}: {lengths[row]}"
-                text = row_text(batch, row)
-                bad.append(BadLine(first_row + row, "lists of unequal length", reason, text))
+                line = int(sessions.lines[row])
+                bad.append(BadLine(line, "lists of unequal length", reason, sessions.text(row)))
             whole &= ~differs
         return whole, bad
+
+
+def _as_lists(array: pa.Array) -> pa.Array:
+    """``array``; where it has no value at all, as lists."""
+    nothing = not is_list(array) and array.null_count == len(array)
+    return pa.nulls(len(array), pa.list_(pa.string())) if nothing else array
 
 
 def is_list(array: pa.Array) -> bool:
