@@ -144,9 +144,9 @@ class MemberStream:
         while True:
             rest = rest.lstrip(b"\0")
             more = b"" if len(rest) >= len(self._magic) else self._take(_GzipMember.step)
-            rest += more
-            if rest.strip(b"\0") and len(rest) >= len(self._magic) or not more:
+            if not more:
                 break
+            rest += more
         if not rest:
             return False
         if not rest.startswith(self._magic):

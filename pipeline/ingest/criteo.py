@@ -13,11 +13,12 @@ import numpy as np
 import pyarrow as pa
 from pydantic import field_validator
 
-from pipeline.ingest.blocks import Block, TextSource, text_blocks
+from pipeline.ingest.blocks import Block, text_blocks
 from pipeline.ingest.inputs import InputFile
 from pipeline.ingest.quarantine import BadLine
 from pipeline.ingest.shards import Parsed
 from pipeline.ingest.source import SourceSettings
+from pipeline.ingest.text_source import TextSource
 
 INTEGER_NAMES = [f"I{number}" for number in range(1, 14)]
 CATEGORY_NAMES = [f"C{number}" for number in range(1, 27)]
@@ -31,7 +32,7 @@ SEPARATORS = {",": "a comma", ";": "a semicolon", "|": "a bar", " ": "a space", 
 
 
 class CriteoSourceSettings(SourceSettings):
-    """A Criteo log: text (plain or gzip) or Parquet; the index of a file is its ``day``."""
+    """A Criteo log: text (plain or compressed) or Parquet; the index of a file is its ``day``."""
 
     separator: str = "\t"
     """The character between fields."""
@@ -66,7 +67,7 @@ class CriteoReader:
 
             yield from parquet_pieces(file)
             return
-        source = TextSource(file.path)
+        source = TextSource(file.path, encoding=None)
         try:
             yield from text_blocks(source, self.settings.block_bytes, self.settings.max_line_bytes)
             if source.fault:

@@ -6,38 +6,33 @@ Clickstreams and ratings are both read here; they differ in which columns they m
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pydantic import Field, field_validator
 
 from core.errors import UserError
-from pipeline.ingest import delimited, jsonlines
-from pipeline.ingest.blocks import Block, TextSource, text_blocks
+from pipeline.ingest import delimited
 from pipeline.ingest.columns import (
     MILLISECONDS_FROM,
     Column,
     TimeFormat,
     convert,
     is_text,
-    row_text,
 )
-from pipeline.ingest.criteo import is_parquet
+from pipeline.ingest.dialect import TWO_COLONS
 from pipeline.ingest.inputs import InputFile
 from pipeline.ingest.lists import SessionRows
 from pipeline.ingest.quarantine import BadLine
 from pipeline.ingest.rows import Rows
 from pipeline.ingest.shards import Parsed
 from pipeline.ingest.source import SourceSettings
+from pipeline.ingest.table_files import Batch, TableFiles
+from pipeline.ingest.text_source import UTF8, encoding_name
 from pipeline.ingest.trace import Trace
 
-Format = Literal["csv", "jsonl", "parquet"]
-PARQUET_ROWS = 1 << 17
 # An integer as programs write it; "007" is a name, not a number.
 INTEGER = r"^-?(0|[1-9][0-9]*)$"
 INTEGER_SHARE = 0.95
@@ -48,15 +43,20 @@ class TableSourceSettings(SourceSettings):
     """A log with named columns, one row a line."""
 
     format: Literal["auto", "csv", "jsonl", "parquet"] = "auto"
-    """Kind of file. auto: by extension (.csv .tsv .txt .jsonl .ndjson .parquet, each also .gz),
-    else by its first bytes. csv stands for any text with a separator."""
+    """Kind of file. auto: by extension (.csv .tsv .txt .jsonl .ndjson .parquet; of text also with
+    .gz .bz2 .xz .zst), else by its first bytes. csv stands for any text with a separator."""
+
+    encoding: str = UTF8
+    """What the text is in: utf-8, cp1252, latin-1, utf-16 and all others that Python knows. A
+    byte-order mark at the start of a file is left out."""
 
     separator: str = "auto"
     """Between the fields of text: one character, or comma, tab, semicolon, bar, or two colons (::).
-    auto: told from the first line."""
+    auto: told from the first line; without a header row, from the first lines."""
 
     quote: str = '"'
-    """The character around fields that hold separators; '' if quotes mean nothing."""
+    """The character around fields that hold separators or line ends; twice within such a field, it
+    stands for itself. '' if quotes mean nothing."""
 
     column_names: list[str] | None = None
     """Names of the columns, in order, for text files without a header row."""
@@ -90,13 +90,18 @@ class TableSourceSettings(SourceSettings):
     @classmethod
     def _separator(cls, value: str) -> str:
         value = SEPARATOR_NAMES.get(value, value)
-        if value in ("auto", delimited.TWO_COLONS):
+        if value in ("auto", TWO_COLONS):
             return value
         if len(value.encode()) != 1 or value in "\r\n":
             raise ValueError(
                 "separator must be one ASCII character, a name such as tab, two colons or auto"
             )
         return value
+
+    @field_validator("encoding")
+    @classmethod
+    def _encoding(cls, value: str) -> str:
+        return encoding_name(value)
 
     @field_validator("quote")
     @classmethod
@@ -112,16 +117,6 @@ class EventSourceSettings(TableSourceSettings):
     id_type: Literal["auto", "integer", "string"] = "auto"
     """Type of the ids. auto: integer (64 bits, signed) if the beginning of the log shows integers
     only, else string; told for each id column apart. ``types`` goes over it."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Some rows of a Parquet file; ``first_row`` counts from 1."""
-
-    file: InputFile
-    rows: pa.RecordBatch
-    first_row: int
-    bytes_read: int
 
 
 class EventReader:
@@ -144,16 +139,11 @@ class EventReader:
         trace: Trace | None = None,
     ) -> None:
         self.settings = settings
-        self.sessions = sessions
         self.separator: str | None = None
         self.line = trace.line if trace else None
         columns = trace.applied(columns) if trace else columns
         self.columns = list(columns)
-        made = sessions.made if sessions else set()
-        sources = (column.source for column in columns if column.name not in made)
-        # One column of the log may be read as two things, as a time and as a category.
-        self.wanted = list(dict.fromkeys(sources))
-        self._json_schema = pa.schema([(name, pa.string()) for name in self.wanted])
+        self.tables = TableFiles(settings, self.columns, files, sessions)
         self.columns = self._look(files)
         fields = [pa.field(column.name, column.arrow_type) for column in self.columns]
         if self.line:
@@ -180,81 +170,16 @@ class EventReader:
         }
 
     def pieces(self, file: InputFile, faults: list[str]) -> Iterator[Any]:
-        kind = file_format(file.path, self.settings.format)
-        if kind == "parquet":
-            yield from self._parquet_pieces(file)
-            return
-        if self.sessions:
-            raise UserError(f"{file.path}: {kind}; the setting layout: sessions reads Parquet only")
-        source = TextSource(file.path)
-        try:
-            limits = self.settings.block_bytes, self.settings.max_line_bytes
-            blocks = text_blocks(source, *limits)
-            if kind == "jsonl":
-                yield from blocks
-            else:
-                yield from self._delimited_pieces(file.path, blocks)
-            if source.fault:
-                faults.append(source.fault)
-        finally:
-            source.close()
-
-    def _delimited_pieces(self, path: Path, blocks: Iterator[Block]) -> Iterator[delimited.Piece]:
-        settings = self.settings
-        checked = False
-        for piece in delimited.pieces(
-            path, blocks, settings.separator, settings.quote, settings.column_names, self.wanted
-        ):
-            if not checked and piece.dialect.names:
-                mark = piece.dialect.separator
-                mark = delimited.SEPARATORS.get(mark, repr(mark))
-                self._check_columns(path, list(piece.dialect.names), f"separated by {mark}")
-                checked = True
-            yield piece
-
-    def _parquet_pieces(self, file: InputFile) -> Iterator[Batch]:
-        try:
-            with pq.ParquetFile(file.path) as parquet:
-                self._check_columns(file.path, parquet.schema_arrow.names, "in Parquet")
-                row, total = 1, max(1, parquet.metadata.num_rows)
-                for batch in parquet.iter_batches(PARQUET_ROWS, columns=self.wanted):
-                    yield Batch(file, batch, row, file.size * batch.num_rows // total)
-                    row += batch.num_rows
-        except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"{file.path}: not a whole Parquet file ({error})") from None
-
-    def _check_columns(self, path: Path, found: list[str], how: str) -> None:
-        for column in self.columns:
-            if column.source not in self.wanted or found.count(column.source) == 1:
-                continue
-            fault = "no column" if column.source not in found else "more than one column"
-            raise UserError(
-                f"{path}: {fault} '{column.source}' (setting {column.setting}). Found {how}: "
-                f"{', '.join(found[:50]) or 'nothing'}. Correct {column.setting}, or separator or "
-                "format if this is not how the file is laid out, or give column_names if it has no "
-                "header row."
-            )
-
-    def _rows(self, piece: Any) -> Rows:
-        if isinstance(piece, Batch) and self.sessions:
-            return self.sessions.unfold(piece.rows, piece.file, piece.first_row, piece.bytes_read)
-        if isinstance(piece, Batch):
-            arrays = {name: piece.rows.column(name) for name in self.wanted}
-            lines = piece.first_row + np.arange(piece.rows.num_rows)
-            return Rows(arrays, lines, lambda row: row_text(piece.rows, row), [], piece.bytes_read)
-        if isinstance(piece, Block):
-            return jsonlines.read_rows(piece, self._json_schema, self.settings.max_line_bytes)
-        return delimited.read_rows(piece, self.wanted, self.settings.max_line_bytes)
+        return self.tables.pieces(file, faults)
 
     def parse(self, file: InputFile, piece: Any) -> Parsed:
-        rows = self._rows(piece)
+        rows = self.tables.rows(file, piece)
         count = len(rows.lines)
         good = np.ones(count, bool)
         bad = list(rows.bad)
         arrays = []
         for column in self.columns:
-            source = rows.arrays.get(column.source)
-            source = pa.nulls(count, pa.string()) if source is None else source
+            source = rows.arrays[column.source]
             values, wrong, reason = convert(column, source, self.settings.null_values)
             arrays.append(values)
             for row in np.flatnonzero(wrong & good).tolist():
@@ -285,24 +210,14 @@ class EventReader:
     def _look(self, files: Sequence[InputFile]) -> list[Column]:
         """The columns with the types and time format that the beginning of the log shows."""
         for file in files:
-            kind = file_format(file.path, self.settings.format)
             for piece in self.pieces(file, []):
-                if kind == "jsonl":
-                    self._look_at_json(file.path, piece)
                 if isinstance(piece, delimited.Piece):
                     self.separator = piece.dialect.separator
-                rows = self._rows(piece)
+                rows = self.tables.rows(file, piece)
                 if len(rows.lines):
                     typed = isinstance(piece, Batch)
                     return [self._resolved(column, rows, typed) for column in self.columns]
         return [self._resolved(column, None) for column in self.columns]
-
-    def _look_at_json(self, path: Path, block: Block) -> None:
-        found = jsonlines.keys(block)
-        if found:
-            self._check_columns(path, found, "as keys of JSON lines")
-        vectors = {column.source for column in self.columns if column.kind == "vector"}
-        self._json_schema = jsonlines.guess_schema(block, self.wanted, vectors)
 
     def _resolved(self, column: Column, rows: Rows | None, typed: bool = False) -> Column:
         array = pa.nulls(0, pa.string()) if rows is None else rows.arrays[column.source]
@@ -341,26 +256,6 @@ class EventReader:
             raise UserError(
                 f"keep_event_types: event_type holds integers in this log, got {list(keep)}"
             ) from None
-
-
-def file_format(path: Path, setting: str) -> Format:
-    """The kind of a file: as set, else by its extension, else by its first bytes."""
-    if setting != "auto":
-        return setting
-    if is_parquet(path):
-        return "parquet"
-    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
-    if suffix == ".parquet" and path.stat().st_size:
-        raise UserError(f"{path}: named .parquet, but this is not Parquet data (setting format)")
-    if suffix in (".jsonl", ".ndjson", ".json"):
-        return "jsonl"
-    if suffix in (".csv", ".tsv", ".txt", ".inter", ".dat"):
-        return "csv"
-    source = TextSource(path)
-    try:
-        return "jsonl" if source.read(64).lstrip().startswith(b"{") else "csv"
-    finally:
-        source.close()
 
 
 def looks_integer(array: pa.Array) -> bool:

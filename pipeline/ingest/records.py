@@ -20,7 +20,7 @@ _TAB, _NEWLINE, _RETURN, _SPACE = 9, 10, 13, 32
 
 @compiled
 def _blank(byte, separator):
-    return (byte == _SPACE or byte == _TAB) and byte != separator and separator != _SPACE
+    return byte in (_SPACE, _TAB) and byte != separator and separator != _SPACE
 
 
 @compiled
@@ -52,7 +52,7 @@ def _quoted_end(text, position, start, separator, quote, max_line):
         if after == text.size:
             return after, OPEN
         byte = text[after]
-        if byte == separator or byte == _NEWLINE or byte == _RETURN:
+        if byte in (separator, _NEWLINE, _RETURN):
             return position, CLOSED_LATER
         return position - 1, BROKEN
     return position, OPEN

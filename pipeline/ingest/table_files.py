@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -27,8 +27,10 @@ from pipeline.ingest.inputs import InputFile
 from pipeline.ingest.json_paths import has_field, nested
 from pipeline.ingest.lists import SessionRows
 from pipeline.ingest.rows import Rows
-from pipeline.ingest.table_source import TableSourceSettings
 from pipeline.ingest.text_source import TextSource
+
+if TYPE_CHECKING:
+    from pipeline.ingest.events import TableSourceSettings
 
 Format = Literal["csv", "jsonl", "parquet"]
 PARQUET_ROWS = 1 << 17
@@ -54,7 +56,7 @@ class TableFiles:
 
     def __init__(
         self,
-        settings: TableSourceSettings,
+        settings: "TableSourceSettings",
         columns: Sequence[Column],
         files: Sequence[InputFile],
         sessions: SessionRows | None = None,
@@ -64,12 +66,12 @@ class TableFiles:
         self.sessions = sessions
         made = sessions.made if sessions else set()
         self.columns = [column for column in columns if column.name not in made]
-        self.wanted = [column.source for column in self.columns]
-        names = list(dict.fromkeys(self.wanted))
-        self.layout = Layout(settings.separator, settings.quote, settings.column_names, names)
+        # One column of the log may be read as two things, as a time and as a category.
+        self.wanted = list(dict.fromkeys(column.source for column in self.columns))
+        self.layout = Layout(settings.separator, settings.quote, settings.column_names, self.wanted)
         vectors = {column.source for column in columns if column.kind == "vector"}
         item = sessions.item if sessions else None
-        self.keys = jsonlines.Keys(names, vectors, item, settings.max_line_bytes)
+        self.keys = jsonlines.Keys(self.wanted, vectors, item, settings.max_line_bytes)
         self._known: set[str] = set()  # optional columns that some file has
         self._keys_known = False
         self._lock = threading.Lock()
@@ -86,8 +88,10 @@ class TableFiles:
             )
         source = self._source(file)
         try:
-            yield from self._json_blocks(file, source) if kind == "jsonl" else self._delimited(
-                file, source
+            yield from (
+                self._json_blocks(file, source)
+                if kind == "jsonl"
+                else self._delimited(file, source)
             )
             if source.fault:
                 faults.append(source.fault)
@@ -126,7 +130,8 @@ class TableFiles:
             with pq.ParquetFile(file.path) as parquet:
                 schema = parquet.schema_arrow
                 found = [name for name in self.wanted if has_field(schema, name)]
-                self._check_columns(file, [*schema.names, *found], "in Parquet")
+                paths = [name for name in found if name not in schema.names]
+                self._check_columns(file, [*schema.names, *paths], "in Parquet")
                 tops = [name if name in schema.names else name.split(".")[0] for name in found]
                 row, total = 1, max(1, parquet.metadata.num_rows)
                 for batch in parquet.iter_batches(PARQUET_ROWS, columns=[*dict.fromkeys(tops)]):
@@ -150,7 +155,7 @@ class TableFiles:
         elif isinstance(piece, Block):
             rows = jsonlines.read_rows(piece, self.keys)
         else:
-            rows = delimited.read_rows(piece, self.layout.wanted, self.settings.max_line_bytes)
+            rows = delimited.read_rows(piece, self.wanted, self.settings.max_line_bytes)
         for name in self.wanted:
             array = rows.arrays.get(name)
             if array is None or (name in file.keys and array.null_count == len(array)):
@@ -246,7 +251,7 @@ def _head(path: Path) -> bytes:
         return file.read(HEAD_BYTES)
 
 
-def file_format(path: Path, settings: TableSourceSettings) -> Format:
+def file_format(path: Path, settings: "TableSourceSettings") -> Format:
     """The kind of a file: as set, else by its extension, else by its first bytes.
 
     Raises:

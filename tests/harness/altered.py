@@ -31,6 +31,7 @@ from core.errors import UserError
 from core.settings import validate
 from pipeline.ingest.source import SourceSettings
 from pipeline.stages.ingest import RECIPES, ingest
+from tests.ingest import csv_reference
 
 BYTES = (0x00, 0x09, 0x0A, 0x0D, 0x22, 0x2C, 0x2D, 0x30, 0x67, 0xFF)
 """NUL, tab, both line ends, quote, comma, minus, a digit, a letter beyond hex, no UTF-8."""
@@ -118,6 +119,13 @@ def lines_of(data: bytes) -> int:
     return data.count(b"\n") + bool(data and not data.endswith(b"\n"))
 
 
+def records_of(data: bytes, separator: str = ",", limit: int = 1 << 20) -> int:
+    """Records below the header row of a CSV text; a malformed one's lines count each."""
+    header, _, body = data.partition(b"\n")
+    width = header.count(separator.encode()) + 1
+    return len(csv_reference.read(body, separator, width, limit, 2))
+
+
 # small logs
 
 
@@ -162,9 +170,12 @@ def every_byte(bench: Bench, thorough: bool) -> None:
             before, after = data[:index], data[index + 1 :]
             for byte in (*values, data[index] ^ 1):
                 altered = before + bytes([byte]) + after
-                bench.try_input(f"{name}: a byte altered", recipe, altered, settings, headers)
-            bench.try_input(f"{name}: a byte lost", recipe, before + after, settings, headers)
-            bench.try_input(f"{name}: cut off", recipe, before, settings, headers)
+                lines = records_of(altered) if headers else None
+                kind = f"{name}: a byte altered"
+                bench.try_input(kind, recipe, altered, settings, headers, lines)
+            for kind, altered in (("a byte lost", before + after), ("cut off", before)):
+                lines = records_of(altered) if headers else None
+                bench.try_input(f"{name}: {kind}", recipe, altered, settings, headers, lines)
     packed = gzip.compress(text(criteo(20)), mtime=0)
     for length in range(0, len(packed), 1 if thorough else 59):
         _cut_gzip(bench, packed, length)

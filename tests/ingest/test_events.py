@@ -18,6 +18,7 @@ from pipeline.ingest import gaps
 from pipeline.ingest.clickstream import ClickstreamSourceSettings
 from pipeline.ingest.ratings import RatingsSourceSettings
 from pipeline.stages.ingest import ingest
+from tests.harness.altered import records_of
 
 COLUMNS = {"session_id": "SessionId", "item_id": "ItemId", "timestamp": "Time"}
 START = datetime(2019, 10, 1, 12, 0, 0, tzinfo=UTC)
@@ -151,7 +152,6 @@ def test_every_form_of_time_gives_the_same(run, write, texts, time_format, chose
         (b"1,2,1569931200000", "Time: time before 1970 or after 2099"),
         (b"1,2,-5", "Time: time before 1970 or after 2099"),
         (b"1,2,nan", "Time: "),
-        (b'"1,2,1569931200', "a quote is not closed on its line"),
         (b"1,2\0,1569931200", "the line holds a NUL byte"),
         (b"1,\xff,1569931200", "the line is not UTF-8"),
         (b"1,2\r,1569931200", "a carriage return within the line"),
@@ -374,7 +374,7 @@ def test_settings_that_do_not_agree(tree, told):
 
 
 TEXT = st.text(
-    st.characters(exclude_categories=["Cs"], exclude_characters="\0\r\n"), min_size=1, max_size=8
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=8
 )
 EVENT = st.tuples(
     TEXT, st.integers(-(2**63), 2**63 - 1), st.integers(0, 4_102_444_799_999), st.none() | TEXT
@@ -394,7 +394,10 @@ def test_any_rows_come_back(tmp_path_factory, events, extension):
     else:
         with open(path, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(
-                file, delimiter="," if extension == "csv" else "\t", lineterminator="\n"
+                file,
+                delimiter="," if extension == "csv" else "\t",
+                lineterminator="\n",
+                quoting=csv.QUOTE_NONNUMERIC,  # blanks around a text are its own
             )
             writer.writerows([names, *events])
     tree = {
@@ -413,7 +416,7 @@ def test_any_rows_come_back(tmp_path_factory, events, extension):
 
 
 def test_every_byte_altered(tmp_path):
-    """Whatever one byte becomes, every line is accounted for or the header is refused."""
+    """Whatever one byte becomes, every record is accounted for or the header is refused."""
     text = lines([["a", '"x, y"', UNIX], ["é", 12, UNIX + 1], ["b", 13, UNIX + 2]]).encode()
     path = tmp_path / "a.csv"
     tree = {"columns": COLUMNS, "max_bad_fraction": 1.0, "workers": 1, "separator": ","}
@@ -424,12 +427,11 @@ def test_every_byte_altered(tmp_path):
             try:
                 record = ingest("sessions", chosen, path, tmp_path / "raw")
             except UserError as error:
-                assert index <= text.index(b"\n"), error
+                # A quote that is not closed spoils all lines after it.
+                assert index <= text.index(b"\n") or "not one of" in str(error), error
                 continue
             assert record["rows_read"] == record["rows_written"] + record["rows_quarantined"]
-            data = path.read_bytes()
-            ends = data.count(b"\n") + (not data.endswith(b"\n"))
-            assert record["rows_read"] == ends - 1
+            assert record["rows_read"] == records_of(path.read_bytes())
 
 
 def test_ratings(tmp_path):

@@ -105,7 +105,7 @@ def test_what_does_not_fit_is_named(run, folder, settings, message):
         run("sessions", path, **{"layout": "sessions", **settings})
 
 
-def test_only_parquet_has_lists(run, write):
+def test_text_has_no_lists(run, write):
     path = write("a.csv", "sid,items,at\n1,2,3\n")
-    with pytest.raises(UserError, match=r"a\.csv: csv; .* reads Parquet only"):
+    with pytest.raises(UserError, match=r"a\.csv: csv; .* reads Parquet and JSON lines only"):
         run("sessions", path, layout="sessions", columns=COLUMNS)
