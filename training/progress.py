@@ -8,6 +8,10 @@ from pathlib import Path
 from core.artifacts import atomic_path
 from training.trainable import Metrics, Monitor
 
+LEAST_GAIN = {"min": 0.001, "max": 0.01}
+"""Share of its value by which a loss falls, or a ranking metric rises, in the last validation of a
+run that is still improving. Less than that comes and goes by chance."""
+
 
 @dataclass
 class Progress:
@@ -49,6 +53,15 @@ class Progress:
             self.validations_since_best += 1
             self.validations_since_drop += 1
         return better
+
+    def still_improving(self, monitor: Monitor) -> bool:
+        """Whether the last of several validations was the best, by more than chance gives."""
+        values = [row.get(f"valid_{monitor.name}") for row in self.history]
+        if len(values) < 2 or None in values or self.best_step != self.history[-1]["step"]:
+            return False
+        *before, last = values
+        best = min(before) if monitor.mode == "min" else max(before)
+        return abs(last - best) > LEAST_GAIN[monitor.mode] * abs(best)
 
     def lower_rates(self, patience: int, factor: float) -> None:
         """Multiplies the rates after ``patience`` validations without a better one."""

@@ -42,6 +42,11 @@ class FitResult:
     """Of the validation split at ``best_step``; empty without one."""
     stopped: str
     """``finished`` or ``patience``."""
+    planned_steps: int
+    """Those of all epochs, or ``max_steps``: where it ends without early stopping."""
+    still_improving: bool
+    """Whether it ended with all planned steps, and its last validation was the best by more than
+    chance gives, see :data:`training.progress.LEAST_GAIN`."""
     seconds: float
     """Of training in this process: without validation, and what a resumed run did before."""
     samples_per_second: float
@@ -142,6 +147,8 @@ class Run:
             best_step=progress.best_step or progress.step,
             metrics=progress.best_metrics or {},
             stopped="patience" if patience else "finished",
+            planned_steps=self.total_steps,
+            still_improving=not patience and progress.still_improving(self.model.monitor),
             seconds=self.seconds,
             samples_per_second=rate,
             history=progress.history,

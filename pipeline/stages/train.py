@@ -12,6 +12,7 @@ from core.errors import UserError
 from core.marker import unlist_absent
 from core.outputs import Claim, claimed
 from core.sums import Contents, sums_of, write_manifest
+from pipeline import training_summary
 from pipeline.feature_folder import features_identity, open_features, read_schema
 from pipeline.model_folder import HISTORY_FILE, MODEL_FILE, WEIGHTS_FILE, build
 from pipeline.model_folder import load_model as load_model
@@ -66,11 +67,7 @@ def train(
 
         folder = Path(ranks.on_first(claim_output))
         record, result = _train(recipe, features, folder, params, engine, model, begin)
-        best = f", best at step {result.best_step:,}: {_metrics(result.metrics)}"
-        say(
-            f"train: {result.steps:,} steps in {result.seconds:.0f} s "
-            f"({result.samples_per_second:,.0f} rows/s){best if result.metrics else ''} → {output}"
-        )
+        say(f"train: {training_summary.in_words(recipe, record, result)} → {output}")
         return {**record, "samples_per_second": result.samples_per_second}
 
 
@@ -112,7 +109,9 @@ def _train(
     if valid is None and getattr(model, "learns_by_gradient", True):
         say("no validation split (split.valid is 0): the weights of the last step are kept")
     parameters = sum(weight.numel() for weight in model.parameters())
-    say(f"training {name}: {training.rows:,} rows, {parameters:,} parameters")
+    unit = training_summary.UNITS[recipe]
+    size = f", {parameters:,} parameters" if parameters else ""
+    say(f"training {name}: {training.rows:,} {unit if training.rows != 1 else unit[:-1]}{size}")
     learn = fit_session_model if recipe == "sessions" else fit
     identity = features_identity(input)
     smaller = f"lower {recipe}.train.batch_size (now {engine.batch_size}) or valid_batch_size"
@@ -134,6 +133,8 @@ def _train(
             "steps": result.steps,
             "best_step": result.best_step,
             "stopped": result.stopped,
+            "planned_steps": result.planned_steps,
+            "still_improving": result.still_improving,
             "valid": result.metrics,
         },
     }
@@ -146,10 +147,6 @@ def _write_record(output: Path, record: dict[str, Any]) -> None:
     sums = sums_of(output, (WEIGHTS_FILE, HISTORY_FILE))
     write_manifest(output / MODEL_FILE, record, sums)
     unlist_absent(output)
-
-
-def _metrics(metrics: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if value is not None)
 
 
 def splits(

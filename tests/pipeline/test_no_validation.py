@@ -65,6 +65,8 @@ def test_all_but_the_test_part_trains_to_the_last_step(features, tmp_path):
         "steps": STEPS,
         "best_step": STEPS,
         "stopped": "finished",
+        "planned_steps": STEPS,
+        "still_improving": False,
         "valid": {},
     }
     with open(tmp_path / "model" / "history.csv") as file:

@@ -46,6 +46,8 @@ def fit_session_model(
         best_step=len(train),
         metrics=metrics,
         stopped="finished",
+        planned_steps=len(train),
+        still_improving=False,
         seconds=seconds,
         samples_per_second=train.rows / seconds,
         history=[],
