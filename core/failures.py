@@ -33,6 +33,8 @@ MEMORY_TEXTS = re.compile(
     r"could not allocate|insufficient memory",
     re.IGNORECASE,
 )
+TEMPORARY = re.compile(r"\.([^/\s]+)\.[0-9a-f]{16}\.partial")
+"""What a file is called while it is written: messages have the name that the user gave."""
 NO_MEMORY = "not enough memory"
 SHORTAGE = b"error: not enough memory, not even to say where; use a machine with more\n"
 LONGEST = 500
@@ -102,7 +104,7 @@ def describe(error: BaseException, command: Command | None = None) -> str:
         if known:
             if debug:
                 traceback.print_exception(error)
-            return known
+            return TEMPORARY.sub(r"\1", known)
     what = f"{type(error).__name__}: {_short(error)}".removesuffix(": ")
     where = f"set {DEBUG}=1 to see where"
     if debug:

@@ -110,7 +110,8 @@ def _explain(settings_class: type[Settings], fault: Any) -> str:
     location = ".".join(str(part) for part in fault["loc"]) or "(top level)"
     if fault["type"] == "extra_forbidden":
         known = _fields_at(settings_class, fault["loc"][:-1])
-        near = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1)
+        name = str(fault["loc"][-1])
+        near = difflib.get_close_matches(name, known, n=1) or _deeper(settings_class, name)
         hint = f"; did you mean '{near[0]}'?" if near else f"; known here: {', '.join(known)}"
         return f"unknown setting '{location}'{hint}"
     message = fault["msg"].removeprefix("Value error, ")
@@ -120,6 +121,17 @@ def _explain(settings_class: type[Settings], fault: Any) -> str:
     if isinstance(fault["input"], Mapping) and fault["type"] == "value_error":
         return told  # what is wrong between the settings of a block is named
     return f"{told}, got {textwrap.shorten(repr(fault['input']), LONGEST_VALUE)}"
+
+
+def _deeper(settings_class: Any, name: str, before: str = "") -> list[str]:
+    """Dotted names of the settings called ``name`` in the blocks of a class."""
+    deeper = []
+    for block, field in settings_class.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Settings):
+            if name in field.annotation.model_fields:
+                deeper.append(f"{before}{block}.{name}")
+            deeper += _deeper(field.annotation, name, f"{before}{block}.")
+    return deeper
 
 
 def _fields_at(settings_class: Any, location: tuple[Any, ...]) -> list[str]:

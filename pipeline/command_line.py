@@ -4,15 +4,14 @@ import argparse
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from core import console, failures
-from core.settings import Settings
+from core.errors import UserError
 from pipeline import layout
 from pipeline.arguments import TRAIN_MEMORY, Stages, add_path, add_stage, read_params
 from pipeline.compare.command import add_compare
 from pipeline.ingest.source import SourceSettings
-from pipeline.params import READ_RECIPES, RECIPES, SECTIONS
+from pipeline.params import READ_RECIPES, RECIPES
 from pipeline.windows.command import add_windows
 
 SCORED = (
@@ -56,7 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="merlin-pipeline",
         description="From raw click and session logs to evaluated recommenders, stage by stage.",
         epilog="Settings come from params.yaml (if there is one here), --settings and --set. "
-        "'merlin-pipeline settings' lists them all. "
+        "'merlin-pipeline settings' shows them. "
         f"Where {failures.DEBUG} is set, the details of an error are printed.",
     )
     stages = parser.add_subparsers(title="stages", required=True, metavar="STAGE")
@@ -384,28 +383,30 @@ def _tools(stages: Stages) -> None:
         stages, "use", "put a recipe's settings into params.yaml", use, recipes=(), settings=False
     )
     stage.add_argument("recipe_file", metavar="FILE", help="such as recipes/rees46.yaml")
-    add_stage(stages, "settings", "check all settings; list them with meanings", _settings, **plain)
+    stage = add_stage(
+        stages, "settings", "check all settings; show them with their meanings", _settings, **plain
+    )
+    stage.add_argument(
+        "name",
+        nargs="?",
+        metavar="NAME",
+        help="a recipe, a block or a setting: sessions, sessions.train, sessions.train.epochs",
+    )
+    stage.add_argument("--search", metavar="WORDS", help="settings with these words in their text")
+    stage.add_argument(
+        "--training",
+        type=Path,
+        metavar="FILE",
+        help="write what training of the recipe NAME depends on, as JSON (for DVC)",
+    )
 
 
 def _settings(options: argparse.Namespace) -> None:
-    params = read_params(options)
-    params.check()
-    where = "of cluster and RECIPE.train, where they do not set their own: auto, cpu or cuda"
-    console.say(f"device: {params.tree.get('device') or 'auto'}    # {where}")
-    for name in SECTIONS:
-        if "." not in name and name != "cluster" and name not in params.tree:
-            continue
-        given = params.section(name)
-        console.say(f"{name}:")
-        _describe(given, given.model_dump(mode="json"), "  ")
+    from pipeline.stages.settings import show_settings, write_training_settings
 
-
-def _describe(given: Settings, values: dict[str, Any], indent: str) -> None:
-    for name, field in type(given).model_fields.items():
-        value = getattr(given, name)
-        if isinstance(value, Settings):
-            console.say(f"{indent}{name}:")
-            _describe(value, values[name], indent + "  ")
-        else:
-            meaning = " ".join((field.description or "").split())
-            console.say(f"{indent}{name}: {values[name]}    # {meaning}")
+    if options.training is None:
+        show_settings(read_params(options), options.name, options.search)
+    elif options.name in READ_RECIPES:
+        write_training_settings(options.name, read_params(options), options.training)
+    else:
+        raise UserError(f"settings --training: name a recipe: {', '.join(READ_RECIPES)}")

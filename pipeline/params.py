@@ -138,11 +138,6 @@ class Params:
     def model(self, recipe: str) -> tuple[str, ModelSettings]:
         """The name of the recipe's model and that model's settings."""
         name = (self.tree.get(recipe) or {}).get("model", MODELS[recipe][0])
-        if name not in MODELS[recipe]:
-            known = ", ".join(MODELS[recipe])
-            raise UserError(
-                f"{self.origin}: {recipe}.model: unknown model {name!r}; known: {known}"
-            )
         return name, self.section(f"{recipe}.{name}")
 
     def engine(self, recipe: str) -> EngineSettings:
@@ -183,16 +178,42 @@ def _check_names(tree: Mapping[str, Any], origin: str) -> None:
         if top == DEVICE or (top in known and top not in READ_RECIPES):
             continue
         if top not in READ_RECIPES:
-            _unknown(top, sorted({DEVICE, *(name.partition(".")[0] for name in known)}), origin)
+            tops = sorted({DEVICE, *(name.partition(".")[0] for name in known)})
+            _unknown(top, tops, origin, below)
         if below is not None and not isinstance(below, Mapping):
             raise UserError(f"{origin}: {top}: expected a block of settings, got {below!r}")
-        for name in below or {}:
+        for name, value in (below or {}).items():
             if f"{top}.{name}" not in known:
                 choices = [item for item in known if item.startswith(f"{top}.")]
-                _unknown(f"{top}.{name}", sorted(choices), origin)
+                _unknown(f"{top}.{name}", sorted(choices), origin, value)
+        if below and "model" in below:
+            _check_model(top, below["model"], origin)
 
 
-def _unknown(name: str, known: list[str], origin: str) -> None:
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
-    raise UserError(f"{origin}: unknown setting '{name}'; {hint}")
+def _check_model(recipe: str, name: Any, origin: str) -> None:
+    known = MODELS[recipe]
+    if name not in known:
+        near = difflib.get_close_matches(str(name), known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UserError(
+            f"{origin}: {recipe}.model: unknown model {name!r}; known: {', '.join(known)}{hint}"
+        )
+
+
+def _unknown(name: str, known: list[str], origin: str, below: Any) -> None:
+    """Raises what is said of a block that there is not; ``below``: what is in it."""
+    from pipeline import setting_names
+
+    whole = name
+    while isinstance(below, Mapping) and len(below) == 1:
+        key, below = next(iter(below.items()))
+        whole = f"{whole}.{key}"
+    # A setting without its block, as in --set epochs=3; a misspelt block; a misspelt setting.
+    meant = setting_names.suggestions(whole)
+    block = [] if meant else difflib.get_close_matches(name, known, n=1)
+    meant = meant or block or setting_names.near(whole)
+    hint = f"known: {', '.join(known)}"
+    if meant:
+        hint = f"did you mean {' or '.join(map(repr, meant))}?"
+    wrong = whole if meant and not block else name
+    raise UserError(f"{origin}: unknown setting '{wrong}'; {hint}")

@@ -38,7 +38,7 @@ CODE = (
     "pipeline/compare/run.py",
     "pipeline/compare/cost.py",
 )
-"""What a run's result depends on; its stage in compare/dvc.yaml names the same."""
+"""What a run's result depends on; its stage in compare/stages.yaml names the same."""
 NOT_METRICS = ("positive_rate",)
 
 

@@ -79,8 +79,8 @@ def test_dvc_has_a_stage_for_each_entry_and_seed(tmp_path, form):
     tree = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
     tree["ranking"]["compare"] = {"entries": entries, "seeds": [4, 5]}
     (tmp_path / "compare").mkdir()
-    for name in ("dvc.yaml", "compare/dvc.yaml"):
-        (tmp_path / name).write_text((ROOT / name).read_text())
+    for name, source in (("dvc.yaml", "dvc.yaml"), ("compare/dvc.yaml", "compare/stages.yaml")):
+        (tmp_path / name).write_text((ROOT / source).read_text())
     (tmp_path / "params.yaml").write_text(json.dumps(tree))
     Repo.init(str(tmp_path), no_scm=True).close()
     with Repo(str(tmp_path)) as repo:
@@ -97,7 +97,7 @@ def test_dvc_has_a_stage_for_each_entry_and_seed(tmp_path, form):
 def test_dvc_stages_name_code_that_exists_and_all_that_a_run_depends_on():
     from pipeline.compare.run import CODE
 
-    stages = YAML(typ="safe").load((ROOT / "compare" / "dvc.yaml").read_text())["stages"]
+    stages = YAML(typ="safe").load((ROOT / "compare" / "stages.yaml").read_text())["stages"]
     for name, about in stages.items():
         for dep in about["deps"]:
             assert dep.startswith("data/") or (ROOT / dep).exists(), f"{name}: {dep}"
