@@ -10,6 +10,7 @@ import polars as pl
 
 from core.console import progress, say
 from core.errors import UserError
+from core.merlin import ColumnSchema
 from core.parquet import read_frame
 from pipeline import sessionize
 from pipeline.ingest.clickstream import ClickstreamSourceSettings
@@ -158,8 +159,15 @@ def read_events(
     shards = [raw / shard["file"] for shard in manifest["shards"]]
     events = pl.concat([read_frame(shard, read) for shard in shards])
     order = [sessionize.SESSION, *sessionize.time_order(events)]
-    absent = [pl.lit(None, pl.String).alias(name) for name in inputs if name not in read]
+    types = {column.name: _type(column) for column in loaded.workflow.input_schema}
+    absent = [pl.lit(None, types[name]).alias(name) for name in inputs if name not in read]
     return events.sort(order, maintain_order=True).with_columns(absent)
+
+
+def _type(column: ColumnSchema) -> pl.DataType:
+    """The type of a column of the log that was not read."""
+    kind = "" if column.is_list else str(column.dtype.name)
+    return pl.Float64() if "float" in kind else pl.Int64() if "int" in kind else pl.String()
 
 
 def _owned_lists(loaded: Bundle, events: pl.DataFrame, owners: list[str], k: int) -> pl.DataFrame:

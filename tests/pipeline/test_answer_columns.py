@@ -1,0 +1,207 @@
+"""What ``recommend`` reads of a log, and what it calls the columns of its lists."""
+
+import csv
+import itertools
+import json
+import random
+
+import polars as pl
+import pytest
+
+from pipeline.params import Params
+from pipeline.scoring import recommend
+from pipeline.stages.export import export
+from pipeline.stages.ingest import ingest
+from pipeline.stages.preprocess import preprocess
+from pipeline.stages.train import train
+
+START, SESSIONS = 1_600_000_000, 60
+SIDE = {
+    "category": ["category"],
+    "brand": ["brand"],
+    "price": ["price"],
+    "size": ["size"],
+    "price_bucket": ["price"],
+    "category_X_brand": ["category", "brand"],
+    "gap": [],
+    "title_1": ["title"],
+}
+"""Features, and the columns that each needs."""
+ALWAYS = ["session_id", "item_id", "timestamp"]
+OTHERS = ["category", "brand", "price", "size", "title", "user_id", "event_type"]
+
+
+def events(rng, sessions=SESSIONS):
+    for number in range(sessions):
+        for step in range(rng.randrange(2, 7)):
+            item = min(rng.randrange(15), rng.randrange(15))
+            yield {
+                # A few ids have a leading zero, and few are no numbers.
+                "session_id": f"{number:03d}" if number % 20 == 7 else str(number),
+                "item_id": f"{item:04d}" if item == 3 else f"{985 + item}",
+                "timestamp": START + number * 3600 + step * 60,
+                "category": str(item % 3),
+                "brand": f"b{item % 2}",
+                "price": rng.choice(("", "1.5", "30")),
+                "size": str(rng.randrange(5)),
+                "title": f"[{item}, {-item}]",
+                "user_id": f"u{number % 9}",
+                "event_type": rng.choice(("view", "cart")),
+            }
+
+
+def write(path, rows, names, separator=","):
+    with open(path, "w", newline="") as file:
+        if path.suffix == ".jsonl":
+            file.writelines(json.dumps({n: row[n] for n in names}) + "\n" for row in rows)
+        else:
+            writer = csv.writer(file, delimiter=separator)
+            writer.writerows([names, *([row[name] for name in names] for row in rows)])
+    return path
+
+
+def settings(**more):
+    columns = {name: name for name in [*ALWAYS, *OTHERS] if name not in ("size", "title")}
+    tree = {
+        "source": {"columns": columns, "extra_continuous": ["size"], "vectors": ["title"],
+                   "types": {"item_id": "string"}},
+        "preprocess": {
+            "split": {"test": 0.1, "valid": 0},
+            "workflow": {
+                "categorical": ["category", "brand", "event_type"],
+                "continuous": ["price", "size"],
+                "columns": {"price": {"bucketize": [2]}, "size": {"missing": "median"}},
+                "crosses": [{"columns": ["category", "brand"]}],
+                "vectors": {"title": 2},
+            },
+        },
+        "train": {"epochs": 1, "batch_size": 16, "threads": 1},
+    }  # fmt: skip
+    return Params({"cluster": {"workers": 1}, "sessions": {**tree, **more}})
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("columns")
+    rows = list(events(random.Random(0)))
+    log = write(folder / "log.csv", rows, [*ALWAYS, *OTHERS])
+    params = settings()
+    ingest("sessions", params.section("sessions.source"), log, folder / "raw", quiet=True)
+    preprocess("sessions", folder / "raw", folder / "features", params)
+    return folder, rows
+
+
+def bundle_of(folder, made, side):
+    small = {"d_model": 8, "heads": 1, "layers": 1, "max_length": 6, "side_features": side}
+    params = settings(model="sasrec", sasrec=small)
+    train("sessions", made / "features", folder / "model", params)
+    export("sessions", made / "features", folder / "model", folder / "bundle", params)
+    return folder / "bundle"
+
+
+def lists(found):
+    """The items of each session, and their scores."""
+    return {
+        name: (group["item_id"].to_list(), group["score"].to_list())
+        for (name,), group in found.group_by("session_id", maintain_order=True)
+    }
+
+
+def near(expected):
+    """The same with scores that are nearly these: how many sessions are scored together changes
+    their last digits."""
+    return {name: (items, pytest.approx(s, rel=1e-5)) for name, (items, s) in expected.items()}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_only_columns_that_the_model_reads_are_needed(made, tmp_path, seed):
+    folder, rows = made
+    rng = random.Random(seed)
+    side = rng.sample(list(SIDE), rng.randrange(3))
+    bundle = bundle_of(tmp_path, folder, side)
+    needed = {*ALWAYS, *itertools.chain.from_iterable(SIDE[name] for name in side)}
+    whole = write(tmp_path / "whole.csv", rows, [*ALWAYS, *OTHERS])
+    expected = recommend(bundle, whole, tmp_path / "next.csv", k=5)
+    log = write(tmp_path / "log.csv", rows, rng.sample(sorted(needed), len(needed)))
+    assert lists(recommend(bundle, log, tmp_path / "next.csv", k=5)) == near(lists(expected))
+
+
+def test_types_are_those_of_the_log_that_trained(made, tmp_path):
+    """Whatever the values of a day look like, however its files are made."""
+    folder, rows = made
+    bundle = bundle_of(tmp_path, folder, ["category"])
+    names = [*ALWAYS, "category"]
+    whole = write(tmp_path / "whole.csv", rows, names)
+    expected = near(lists(recommend(bundle, whole, tmp_path / "next.csv", k=5)))
+    rng = random.Random(0)
+    for trial in range(12):
+        some = {str(rng.randrange(SESSIONS)) for _ in range(rng.randrange(1, 9))}
+        if trial % 3 == 0:
+            some = {"007"}
+        asked = [row for row in rows if row["session_id"] in some]
+        if not asked:
+            continue
+        log = tmp_path / rng.choice(("a.csv", "a.jsonl", "a.tsv"))
+        separator = "\t" if log.suffix == ".tsv" else rng.choice(",;|")
+        write(log, asked, rng.sample(names, len(names)), separator)
+        found = lists(recommend(bundle, log, tmp_path / "next.csv", k=5))
+        assert found == {name: expected[name] for name in found}
+        assert {*found} == {row["session_id"] for row in asked}
+
+
+def test_a_text_among_integers_is_a_bad_line(made, tmp_path, capsys):
+    folder, rows = made
+    plain = [row for row in rows if row["item_id"] != "0003"]
+    params = settings(source={"columns": {name: None for name in OTHERS if name not in
+                                          ("size", "title")}}, model="popular",
+                      preprocess={"split": {"test": 0.1, "valid": 0}})  # fmt: skip
+    log = write(folder / "integers.csv", plain, ALWAYS)
+    ingest("sessions", params.section("sessions.source"), log, tmp_path / "raw", quiet=True)
+    preprocess("sessions", tmp_path / "raw", tmp_path / "features", params)
+    train("sessions", tmp_path / "features", tmp_path / "model", params)
+    export("sessions", tmp_path / "features", tmp_path / "model", tmp_path / "bundle", params)
+    today = [{"session_id": s, "item_id": i, "timestamp": START} for s, i in
+             (("ann", 990), ("bob", 991), ("5", "brand new"), ("5", 990))]  # fmt: skip
+    for form in ("today.csv", "today.jsonl"):
+        log = write(tmp_path / form, today, ALWAYS)
+        found = recommend(tmp_path / "bundle", log, tmp_path / "next.csv", k=3)
+        assert found["session_id"].unique().sort().to_list() == ["5", "ann", "bob"]
+        assert {*found["source"]} == {"model"}
+        line = 4 if form.endswith("csv") else 3
+        told = " ".join(capsys.readouterr().out.split())
+        assert f"{form}:{line}: item_id: not a 64-bit integer" in told
+
+
+def test_columns_are_called_as_in_the_log(made, tmp_path):
+    """Also where the log has names of ours, and ids of a user's sessions."""
+    folder, _ = made
+    columns = {name: None for name in OTHERS if name not in ("size", "title")}
+    columns |= {"session_id": "rank", "user_id": "who", "item_id": "source", "timestamp": "score"}
+    params = settings(source={"columns": columns, "session_per_user": True}, model="popular",
+                      preprocess={"split": {"test": 0.1, "valid": 0}})  # fmt: skip
+    rng = random.Random(0)
+    rows = [
+        {
+            "rank": visit,
+            "who": user,
+            "source": rng.randrange(9),
+            "score": START + user * 3600 + step * 60,
+        }
+        for user, visit, step in itertools.product(range(12), range(3), range(3))
+    ]
+    log = write(folder / "named.csv", rows, ["rank", "who", "source", "score"])
+    ingest("sessions", params.section("sessions.source"), log, tmp_path / "raw", quiet=True)
+    preprocess("sessions", tmp_path / "raw", tmp_path / "features", params)
+    train("sessions", tmp_path / "features", tmp_path / "model", params)
+    export("sessions", tmp_path / "features", tmp_path / "model", tmp_path / "bundle", params)
+    for form in ("today.csv", "today.parquet"):
+        if form.endswith("parquet"):
+            pl.DataFrame(rows).write_parquet(tmp_path / form)
+        else:
+            write(tmp_path / form, rows, ["rank", "who", "source", "score"])
+        for _ in range(2):  # An output is known again by its columns.
+            found = recommend(tmp_path / "bundle", tmp_path / form, tmp_path / "next.csv", k=2)
+        assert found.columns == ["who", "rank", "rank_", "source", "score", "source_"]
+        pairs = {(str(row["who"]), str(row["rank"])) for row in rows}
+        asked = found.select("who", "rank").cast(pl.String)
+        assert {*asked.iter_rows()} == pairs and len(found) == 2 * len(pairs)
