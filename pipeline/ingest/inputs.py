@@ -1,5 +1,6 @@
 """A path, folder, glob or list of them → the input files, in natural order."""
 
+import contextlib
 import glob
 import os
 import re
@@ -80,7 +81,9 @@ def list_inputs(path: str | Path | Iterable[str | Path]) -> list[InputFile]:
 
     A folder gives the files directly in it (hidden ones, ``manifest.json`` and READMEs left out) in
     natural order, so does a glob; a folder of folders such as ``date=2021-01-01`` gives all files
-    in these. A list is taken in the order given. A file that is named twice is read once.
+    in these. A list is taken in the order given. A file that is named twice is read once. What is
+    there under the very name is meant, whatever it holds: in ``run[1]/*.csv`` the folder is no
+    pattern where there is one called ``run[1]``.
 
     Raises:
         UserError: a path that does not exist, a folder or glob with nothing in it, a file that
@@ -104,18 +107,35 @@ def list_inputs(path: str | Path | Iterable[str | Path]) -> list[InputFile]:
 def named_inputs(path: str | Path | Iterable[str | Path], files: Iterable[InputFile]) -> list[Path]:
     """The files that are read, and the folders that ``path`` names for all files in them."""
     paths = [path] if isinstance(path, str | Path) else list(path)
-    folders = [Path(entry).expanduser() for entry in paths]
+    folders = [_place(str(entry)) for entry in paths]
     return [*(folder for folder in folders if folder.is_dir()), *(file.path for file in files)]
 
 
+def _place(entry: str) -> Path:
+    """The path that is meant; ``~`` is a home folder unless there is a folder of that name."""
+    path = Path(entry)
+    with contextlib.suppress(RuntimeError):  # There is no such user.
+        return path if os.path.lexists(path.parts[0] if path.parts else path) else path.expanduser()
+    return path
+
+
+def _pattern(path: Path) -> str:
+    """A glob whose leading folders, as far as they are there, are meant as they are called."""
+    parts = path.parts
+    for count in range(len(parts) - 1, 0, -1):
+        if Path(*parts[:count]).is_dir():
+            return os.path.join(glob.escape(str(Path(*parts[:count]))), *parts[count:])
+    return str(path)
+
+
 def _expand(entry: str) -> list[Path]:
-    path = Path(entry).expanduser()
+    path = _place(entry)
     if path.is_file():
         return [path]
     if path.is_dir():
         return list(_folder(path))
     if glob.has_magic(entry):
-        matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
+        matches = [Path(match) for match in glob.glob(_pattern(path), recursive=True)]
         matches = [match for match in matches if match.is_file()]
         if not matches:
             raise UserError(f"{entry}: no file matches this pattern; check the setting 'path'")

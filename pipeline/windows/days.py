@@ -30,7 +30,8 @@ DONE = "view.json"
 def sessions_by_day(raw: Path) -> dict[int, int]:
     """How many sessions start on each day (UTC) that has any; the log's first day is 0."""
     shards = [raw / shard["file"] for shard in raw_manifest(raw)["shards"]]
-    events = pl.scan_parquet(shards).select(SESSION, day=pl.col(TIME).dt.timestamp("ms") // DAY)
+    events = pl.scan_parquet(shards, glob=False)
+    events = events.select(SESSION, day=pl.col(TIME).dt.timestamp("ms") // DAY)
     starts = events.group_by(SESSION).agg(pl.col("day").min())
     try:
         with reading(raw):
