@@ -16,9 +16,11 @@ from core.cluster import ClusterSettings
 from core.errors import UserError
 from core.merlin import Workflow
 from core.parquet import read_footer, read_row_groups, reading
-from pipeline import splits
+from pipeline import split_by_time, splits
+from pipeline.doubts import WARNINGS
 from pipeline.held_out import GrowSettings, Settled, can_grow, link
 from pipeline.ingest.generated import GENERATED
+from pipeline.ingest.row_order import ROW_ORDER
 from pipeline.preprocess import Job, Part, origin, preprocess
 from pipeline.splits import SplitSettings
 from workflows import ranking
@@ -60,6 +62,8 @@ def prepare(
     settled: Settled | None = None,
 ) -> Job:
     """See :data:`pipeline.preprocess.Prepare`."""
+    if split_by_time.has_time(manifest, settings.split):
+        return _job_by_time(client, raw, manifest, settings, scratch, settled)
     log = raw_log(raw, manifest, settings.split, settled)
     ranges = told = split_ranges(log, manifest, settings.split)
     if settled is not None:
@@ -67,6 +71,8 @@ def prepare(
         told = {**ranges, "train": (0, ranges["train"][1])}
     growing = can_grow(settings.split)
     about = {"unit": "rows", **origin(manifest), **truth_of(log, told, manifest), "ranges": told}
+    if manifest.get(ROW_ORDER):
+        about[WARNINGS] = [manifest[ROW_ORDER]]
     return Job(
         parts=ranking_parts(log, ranges, settings.rows_per_part),
         read=RowReader(settings.workflow),
@@ -74,6 +80,28 @@ def prepare(
         schema=ranking.raw_schema(settings.workflow),
         about=about,
         hold_out=(lambda folder: hold_out(log, ranges, folder)) if growing else None,
+    )
+
+
+def _job_by_time(
+    client: Any,
+    raw: Path,
+    manifest: dict[str, Any],
+    settings: RankingPreprocessSettings,
+    scratch: Path,
+    settled: Settled | None,
+) -> Job:
+    """The same for a log with a time column, whose rows are sorted by it first."""
+    split, rows = settings.split, settings.rows_per_part
+    found = split_by_time.cut(client, raw, manifest, split, scratch, rows, settled)
+    log = RowLog([Shard(path, rows) for path, rows in found.log.files], [])
+    return Job(
+        parts=ranking_parts(log, found.ranges, settings.rows_per_part),
+        read=RowReader(settings.workflow),
+        workflow=partial(workflow, settings, list(manifest["columns"])),
+        schema=ranking.raw_schema(settings.workflow),
+        about={"unit": "rows", **origin(manifest), "bounds": found.bounds},
+        hold_out=found.hold_out if can_grow(split) else None,
     )
 
 

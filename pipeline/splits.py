@@ -92,11 +92,7 @@ def row_ranges(
     """
     total = int(units.sum())
     first = 0
-    if settings.kind == "leave_one_out":
-        raise UserError(
-            "split.kind 'leave_one_out' is for the recipes sessions and interactions: rows of a "
-            "click log belong to no user"
-        )
+    check_rows(settings)
     if settings.kind == "window":
         opening, day = window_days(settings, len(units))
         first, test_start = int(units[:opening].sum()), int(units[:day].sum())
@@ -120,6 +116,19 @@ def row_ranges(
         "test": (test_start, total),
     }
     return _checked(ranges, settings)
+
+
+def check_rows(settings: SplitSettings) -> None:
+    """Checks that rows of a click log can be split so.
+
+    Raises:
+        UserError: the kind is for rows of users.
+    """
+    if settings.kind == "leave_one_out":
+        raise UserError(
+            "split.kind 'leave_one_out' is for the recipes sessions and interactions: rows of a "
+            "click log belong to no user"
+        )
 
 
 def window_days(settings: SplitSettings, days: int) -> tuple[int, int]:
@@ -172,7 +181,7 @@ def start_bounds(settings: SplitSettings, starts: np.ndarray, settled: int = 0) 
         starts: start of every session, milliseconds since 1970 UTC, shape ``(sessions,)``.
         settled: further sessions, all earlier, that train already and stay there.
     """
-    starts = np.sort(starts)
+    starts = in_order(starts)
     day = DAY
     end = int(starts[-1]) + 1
     if settings.kind == "fraction":
@@ -182,11 +191,22 @@ def start_bounds(settings: SplitSettings, starts: np.ndarray, settled: int = 0) 
         test_start = (int(starts[-1]) // day - settings.test_days + 1) * day
     elif settings.kind == "last_day_halves":
         first = int(starts[-1]) // day * day
-        last_day = starts[starts >= first]
+        last_day = between(starts, first, end)
         return first, int(last_day[len(last_day) // 2])
     else:
         raise ValueError(f"kind '{settings.kind}' has no two bounds in time")
-    return valid_bound(settings, starts[starts < test_start], settled), test_start
+    before = starts[: np.searchsorted(starts, test_start)]
+    return valid_bound(settings, before, settled), test_start
+
+
+def in_order(times: np.ndarray) -> np.ndarray:
+    """``times`` sorted; the very array where it is in order, which may be larger than memory."""
+    return times if (times[1:] >= times[:-1]).all() else np.sort(times)
+
+
+def between(times: np.ndarray, first: int, end: int) -> np.ndarray:
+    """The part of sorted ``times`` from ``first`` on and before ``end``."""
+    return times[slice(*np.searchsorted(times, [first, end]))]
 
 
 def time_bounds(settings: SplitSettings, starts: np.ndarray, settled: int = 0) -> dict[str, int]:
@@ -198,15 +218,34 @@ def time_bounds(settings: SplitSettings, starts: np.ndarray, settled: int = 0) -
         EmptySplit: nothing would train.
         UserError: for kind: window, the log has no such day.
     """
+    starts = in_order(starts)
     bounds = _time_bounds(settings, starts, settled)
-    trains = (starts >= bounds.get("start", 0)) & (starts < bounds["valid_start"])
-    if not settled and not trains.any():
+    trains = between(starts, bounds.get("start", 0), bounds["valid_start"])
+    if not settled and not len(trains):
         raise EmptySplit(_why_nothing_trains(settings, starts))
     return bounds
 
 
+def time_ranges(
+    bounds: dict[str, int], times: np.ndarray, settings: SplitSettings, settled: int = 0
+) -> dict[str, tuple[int, int]]:
+    """First and last-plus-one row of each split, of rows with these times in order.
+
+    Args:
+        settled: further rows that train already.
+
+    Raises:
+        UserError: a split would be empty.
+    """
+    edges = [bounds.get("start", int(times[0])), bounds["valid_start"], bounds["test_start"]]
+    edges.append(bounds.get("end", int(times[-1]) + 1))
+    at = [int(row) for row in np.searchsorted(times, edges)]
+    ranges = {split: (at[number], at[number + 1]) for number, split in enumerate(SPLITS)}
+    return ranges if settled else _checked(ranges, settings)
+
+
 def _why_nothing_trains(settings: SplitSettings, starts: np.ndarray) -> str:
-    if len(starts) > 1 and starts.min() == starts.max():
+    if len(starts) > 1 and starts[0] == starts[-1]:
         return (
             f"split.kind '{settings.kind}' cuts by time, and all {len(starts):,} times (of "
             "sessions: their starts) are the same, so nothing is left to train; name another "
@@ -223,10 +262,10 @@ def _time_bounds(settings: SplitSettings, starts: np.ndarray, settled: int) -> d
     if settings.kind != "window":
         valid_start, test_start = start_bounds(settings, starts, settled)
         return {"valid_start": valid_start, "test_start": test_start}
-    first = int(starts.min()) // DAY
-    opening, day = window_days(settings, int(starts.max()) // DAY - first + 1)
+    first = int(starts[0]) // DAY
+    opening, day = window_days(settings, int(starts[-1]) // DAY - first + 1)
     start, test_start = (first + opening) * DAY, (first + day) * DAY
-    before = starts[(starts >= start) & (starts < test_start)]
+    before = between(starts, start, test_start)
     bounds = {"start": start, "test_start": test_start, "end": test_start + DAY}
     # With nothing that validates, sessions train up to the day that tests.
     valid_start = valid_bound(settings, before) if settings.valid else test_start
@@ -237,7 +276,7 @@ def valid_bound(settings: SplitSettings, starts: np.ndarray, settled: int = 0) -
     """The time from which the sessions before the test part validate; ``starts``: theirs."""
     if len(starts) == 0:
         return 0
-    starts = np.sort(starts)
+    starts = in_order(starts)
     if settings.valid == 0:
         return int(starts[-1]) + 1
     cut = round((settled + len(starts)) * (1 - settings.valid)) - settled

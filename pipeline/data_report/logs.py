@@ -77,6 +77,9 @@ def read_log(recipe: str, logs: list[Ingested], features: Path, made: dict[str, 
     """All rows of ``logs``; ``made`` is the manifest of ``features``."""
     settings = read_json(features / PLAN)["settings"]
     split = SplitSettings.model_validate(settings["split"])
+    if recipe == "ranking" and "bounds" in made:
+        shards = _shards(logs, SplitSettings())
+        return dated_log(shards, split_ratings(shards, made["bounds"]))
     if recipe == "ranking":
         days = [Path(e["file"]).name for log in logs for e in log.manifest["inputs"]]
         return ranking_log(_shards(logs, split), days, made["ranges"])

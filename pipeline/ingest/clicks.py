@@ -15,6 +15,8 @@ from pipeline.ingest.source import SourceSettings
 RESERVED = "training"
 """What preprocessing calls a column of its own (``workflows.ranking.TRAINING``, which would import
 all of Merlin here)."""
+TIME = "timestamp"
+"""What the time is called in the typed log."""
 KINDS: dict[str, Kind] = {
     "labels": "label",
     "categorical": "category",
@@ -41,12 +43,24 @@ class ClickColumns(Settings):
     """Columns with a vector of fixed width (a text or image embedding): lists in Parquet and JSON,
     numbers between spaces or commas, in brackets or not, in text."""
 
+    timestamp: str | None = None
+    """The column with the time of the row, see time_format; it may be one of the others too. Rows
+    are sorted by it and split by it, and a row without it is set aside. null: rows are in time
+    order as they are, and a file is a day."""
+
     @model_validator(mode="after")
     def _read_once(self) -> "ClickColumns":
         names = [name for kind in KINDS for name in getattr(self, kind)]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"{', '.join(twice)}: a column can be read as one thing only")
+        if self.timestamp is not None and TIME in {*names} - {self.timestamp}:
+            raise ValueError(
+                f"two columns would be called {TIME!r}: the time ({self.timestamp!r}), and the "
+                "log's own of that name; rename that one in the log, or name it as the time"
+            )
+        if self.timestamp == TIME and TIME in names:
+            raise ValueError(f"{TIME}: the column of the time; rename it in the log to read it too")
         if RESERVED in names:
             raise ValueError(f"a column cannot be called {RESERVED!r}; rename it in the log")
         if len(names) == len(self.labels):
@@ -55,7 +69,8 @@ class ClickColumns(Settings):
 
 
 class ClickSourceSettings(TableSourceSettings):
-    """A click log, one row a line, in time order: Criteo's, or one with columns of its own."""
+    """A click log, one row a line, in time order unless columns.timestamp names its time: Criteo's,
+    or one with columns of its own."""
 
     columns: ClickColumns | None = None
     """null: the log is in Criteo's format, text (plain or gzip) or Parquet. Else which columns of a
@@ -108,10 +123,11 @@ class ClickSourceSettings(TableSourceSettings):
         )
 
     def without_labels(self) -> "ClickSourceSettings":
-        """The same for rows that are to be scored, whose labels nobody knows."""
+        """The same for rows that are to be scored, whose labels nobody knows; nor is their time
+        needed, and they stay in their order."""
         if self.columns is None:
             return self
-        columns = self.columns.model_copy(update={"labels": []})
+        columns = self.columns.model_copy(update={"labels": [], "timestamp": None})
         return self.model_copy(update={"columns": columns})
 
     def remedy(self, reasons: Mapping[str, int], bad: int) -> str | None:
@@ -139,6 +155,8 @@ def click_columns(settings: ClickSourceSettings) -> list[Column]:
                 read = label_reader(*rules)
             required = kind == "label"
             columns.append(Column(name, name, kind, f"columns.{setting}", required, read=read))
+    if (time := settings.columns.timestamp) is not None:
+        columns.append(Column(TIME, time, "time", "columns.timestamp", required=True))
     return columns
 
 

@@ -72,6 +72,8 @@ class TableFiles:
         vectors = {column.source for column in columns if column.kind == "vector"}
         item = sessions.item if sessions else None
         self.keys = jsonlines.Keys(self.wanted, vectors, item, settings.max_line_bytes)
+        self.seen: dict[str, None] = {}
+        """Columns of the log so far, also those that are not read."""
         self._known: set[str] = set()  # optional columns that some file has
         self._keys_known = False
         self._lock = threading.Lock()
@@ -164,6 +166,7 @@ class TableFiles:
         return self.sessions.unfold(rows, file) if self.sessions else rows
 
     def _check_columns(self, file: InputFile, names: list[str], how: str) -> None:
+        self.seen |= dict.fromkeys(names)
         for column in self.columns:
             source = column.source
             if names.count(source) == 1 or (source in file.keys and source not in names):
@@ -223,6 +226,7 @@ class TableFiles:
         if not found:
             return
         self._keys_known = True
+        self.seen |= dict.fromkeys(found)
         if absent:
             late = set(absent) - self._absent_everywhere(absent)
             self._check_columns(file, [*found, *late], "as keys of JSON lines")

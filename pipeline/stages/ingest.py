@@ -38,6 +38,7 @@ from pipeline.ingest.publish import (
 )
 from pipeline.ingest.quarantine import all_reasons
 from pipeline.ingest.ratings import RatingsSourceSettings, rating_columns
+from pipeline.ingest.row_order import IN_ORDER, ROW_ORDER, doubt
 from pipeline.ingest.source import SourceSettings
 from pipeline.ingest.trace import Trace
 from pipeline.ingest.user_sessions import UserSessionReader
@@ -160,11 +161,14 @@ def _convert(
         return
     reports = convert_files(reader, files, settings, workspace)
     shards = number_shards(reports, workspace)
+    record = manifest(format, reader.schema, reports, shards)
     if isinstance(settings, ClickSourceSettings) and settings.columns is not None:
         places = [(Path(shard["held"]), workspace.out / shard["file"]) for shard in shards]
         written = [held if held.exists() else moved for held, moved in places]
         check_classes(settings.columns.labels, written, all_reasons(reports))
-    record = manifest(format, reader.schema, reports, shards)
+        if settings.columns.labels and settings.columns.timestamp is None:
+            codes = [column.name for column in reader.columns if column.kind == "category"]
+            record[ROW_ORDER] = doubt(codes, reader.tables.seen, written)
     if isinstance(reader, EventReader):
         formats = {c.name: c.time_format for c in reader.columns if c.time_format}
         record["time_format"] = formats.get("timestamp")
@@ -207,4 +211,7 @@ def _report(record: dict[str, Any], output: str | Path, seconds: float) -> None:
     shards = len(record["shards"])
     parts = [f"{record['rows_written']:,} rows in {shards} shard{'s' * (shards != 1)}"]
     parts += set_aside(record)
+    if ROW_ORDER in record:
+        doubtful = record[ROW_ORDER]
+        say(f"warning: {doubtful}" if doubtful else IN_ORDER)
     say(f"ingest: {record['rows_read']:,} lines → {', '.join(parts)}, {seconds:.1f} s → {output}")
