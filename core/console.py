@@ -44,6 +44,15 @@ def say(text: str) -> None:
     out.print(text, markup=False)
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """``1 session``, ``14,400 sessions``.
+
+    Args:
+        plural: of ``noun``, where it is not ``noun`` with an s.
+    """
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
 def fail(text: str) -> None:
     """One error message, to standard error."""
     err.print("[bold red]error:[/] ", end="")

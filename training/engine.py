@@ -124,6 +124,7 @@ def fingerprint(
             "class": type(model).__name__,
             **model.settings.model_dump(mode="json", exclude={"train"}),
         },
+        "monitor": list(model.monitor),
         "columns": {"read": input_columns(model), "rows": column_rows(model)},
         "shapes": {name: list(t.shape) for name, t in model.state_dict().items()},
         "data": {

@@ -28,6 +28,13 @@ def pooled_metrics(
     model: nn.Module, batches: Batches, precision: str, advance: Callable[[], None]
 ) -> Metrics:
     """As :func:`evaluate`; ``advance`` is called after every batch."""
+    return _over_ranks(pooled(model, batches, precision, advance))
+
+
+def pooled(
+    model: nn.Module, batches: Batches, precision: str, advance: Callable[[], None]
+) -> Accumulator:
+    """What the model's accumulator holds after a whole split, of this process alone."""
     device = next(model.parameters()).device
     accumulator = model.metrics()
     batches.set_position(0)
@@ -40,7 +47,7 @@ def pooled_metrics(
             accumulator.update(model.predict(batch), batch)
             advance()
     model.train(was_training)
-    return _over_ranks(accumulator)
+    return accumulator
 
 
 def _over_ranks(accumulator: Accumulator) -> Metrics:

@@ -13,6 +13,7 @@ from core.errors import UserError
 from core.outputs import claimed
 from core.settings import merge
 from pipeline.compare.settings import AfterSettings, CompareSettings
+from pipeline.metric_names import SAME
 from pipeline.params import MODELS, Params
 
 
@@ -167,7 +168,10 @@ def metric_names(recipe: str, params: Params) -> list[str]:
         return list(NAMES)
     from training.sessions import evaluation
 
-    return evaluation.metric_names(params.section("sessions.evaluate"))
+    settings = params.section("sessions.evaluate")
+    others = [name for name, same in SAME.items() if same in settings.metrics]
+    names = (*evaluation.metric_names(settings), *evaluation.at_ks(others, settings.ks))
+    return list(dict.fromkeys(names))
 
 
 def write_plan(found: list[Entry], splits: tuple[str, ...], folder: Path) -> None:

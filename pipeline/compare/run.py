@@ -16,9 +16,10 @@ from core.sums import sums_of, write_manifest
 from pipeline.compare import cost
 from pipeline.compare.plan import Entry
 from pipeline.compare.settings import AfterSettings, CompareSettings
+from pipeline.metric_names import SAME
 from pipeline.params import Params
 from pipeline.protocols import session_evaluation
-from pipeline.stages.evaluate import evaluate
+from pipeline.stages.evaluate import evaluate, tested
 from pipeline.stages.train import (
     MODEL_FILE,
     WEIGHTS_FILE,
@@ -134,6 +135,7 @@ def _run(
             "metrics": {},
             "share_of_best": {},
             "best_possible": {},
+            "tested": {},
             "curve": trained.curve,
         }
     for split in runs.splits:
@@ -257,14 +259,28 @@ def _judge(entry: Entry, seed: int, runs: Runs, split: str, result: dict[str, An
     """Puts the metrics on ``split`` into ``result``."""
     folder, params = runs.folder(entry, seed), entry.of_seed(seed)
     file = folder / split / "metrics.json"
-    found = evaluate(entry.recipe, runs.features, folder, file, file.parent, params, split)
+    found = evaluate(entry.recipe, runs.features, folder, file, file.parent, params, split, False)
+    result["tested"][split] = tested(found)
     result["metrics"][split] = {
         name: value
         for name, value in found.items()
         if (isinstance(value, float) or value is None) and name not in NOT_METRICS
     }
+    if entry.recipe == "sessions":
+        result["metrics"][split] |= _under_other_names(result["metrics"][split])
     for name in ("share_of_best", "best_possible"):
         result[name][split] = found.get(name) or {}
+
+
+def _under_other_names(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The metrics that are the same number as another, which ``compare.metrics`` may name."""
+    names = {name: f"{same}@" for name, same in SAME.items()}
+    return {
+        metric.replace(same, f"{name}@"): value
+        for name, same in names.items()
+        for metric, value in metrics.items()
+        if metric.startswith(same)
+    }
 
 
 def _costs(

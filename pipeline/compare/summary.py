@@ -7,7 +7,7 @@ from typing import Any
 from core.errors import UserError
 from pipeline.compare.plan import Entry
 from pipeline.compare.settings import CompareSettings
-from pipeline.stages.evaluate import HEADLINES
+from pipeline.metric_names import BETTER_LOW, headlines, once
 
 Result = dict[str, Any]
 Summary = dict[str, Any]
@@ -20,10 +20,6 @@ COSTS = {
     "inference_microseconds": "inference µs",
 }
 """Costs by their name in the JSON and in the table."""
-SMALLER = ("logloss", "normalized_entropy")
-"""Metrics of which less is better."""
-MONITORED = {"ranking": "logloss", "sessions": "ndcg@20"}
-"""The metric by which training keeps its best weights."""
 TITLES = {"ranking": "Click models compared", "sessions": "Session models compared"}
 
 
@@ -77,14 +73,15 @@ def summarise(
 
 
 def _shown(recipe: str, metrics: dict[str, Any]) -> list[str]:
+    """Each number once."""
     names = list(metrics)
-    return [name for name in names if "@" in name] if recipe == "sessions" else names
+    return once([name for name in names if "@" in name]) if recipe == "sessions" else names
 
 
 def _headlines(recipe: str, shown: list[str], chosen: bool) -> list[str]:
     if recipe == "ranking" or chosen:
         return shown
-    return [name for name in HEADLINES[recipe] if name in shown] or shown[:3]
+    return headlines(shown) or shown[:3]
 
 
 def _entry(results: list[Result], splits: tuple[str, ...]) -> dict[str, Any]:
@@ -118,8 +115,16 @@ def _over_seeds(values: Iterable[float | None]) -> dict[str, float | None]:
     }
 
 
+def _monitored(recipe: str, names: Iterable[str]) -> str:
+    """The metric by which training keeps its best weights, of those there are."""
+    first = headlines(names)
+    wanted = "logloss" if recipe == "ranking" else "ndcg"
+    return next((name for name in first if name.startswith(wanted)), first[0] if first else "")
+
+
 def _best_on_validation(summary: Summary) -> dict[str, Any] | None:
-    metric = MONITORED[summary["recipe"]]
+    validated = next(iter(summary["entries"].values()))["metrics"].get("valid", {})
+    metric = _monitored(summary["recipe"], validated)
     if all(
         metric not in entry["metrics"].get("valid", {}) for entry in summary["entries"].values()
     ):
@@ -132,7 +137,7 @@ def _best_on_validation(summary: Summary) -> dict[str, Any] | None:
     means = {name: mean for name, mean in means.items() if mean is not None}
     if not means:
         return None
-    best = (min if metric in SMALLER else max)(means, key=means.__getitem__)
+    best = (min if metric in BETTER_LOW else max)(means, key=means.__getitem__)
     return {"entry": best, "metric": metric, "mean": means[best]}
 
 

@@ -1,26 +1,33 @@
 """Stage: a trained model on the test split → metrics, plots, and the distance to the best score."""
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 from core import gpu, kinds
 from core.artifacts import write_json
-from core.console import say
+from core.console import counted, say, table
 from core.errors import UserError
 from core.metrics_output import claimed_metrics
-from core.sums import Contents, reading
+from core.sums import CHECKSUM, Contents, read_manifest, reading
+from pipeline import remarks
+from pipeline.baselines import LABELS, below, click_baselines, session_baselines
 from pipeline.best_possible import NotMatched, best_of_clicks, best_of_sessions
-from pipeline.feature_folder import open_features
+from pipeline.feature_folder import features_identity, open_features
+from pipeline.metric_names import headlines, meaning, meanings, once, share_meanings, shown
 from pipeline.params import Params
 from pipeline.protocols import session_evaluation
-from pipeline.stages.train import load_model, model_columns, read_schema, rows_of
+from pipeline.stages.train import (
+    MODEL_FILE,
+    load_model,
+    model_columns,
+    read_schema,
+    rows_of,
+)
+from pipeline.training_summary import UNITS
+from training.sessions.settings import shown_length
 
-HEADLINES = {
-    "ranking": ("auc", "logloss"),
-    "sessions": ("recall@20", "ndcg@20", "mrr@20"),
-    "interactions": ("recall@20", "ndcg@20", "rmse", "auc", "logloss"),
-}
-"""The metrics that are compared with the best possible, and that the report shows."""
 METRICS_KEYS = ("rows", "model", "trained_rows")
 """Keys by which an earlier metrics file is known."""
 
@@ -33,6 +40,7 @@ def evaluate(
     plots: str | Path,
     params: Params | None = None,
     split: str = "test",
+    baselines: bool = True,
 ) -> dict[str, Any]:
     """Scores ``split`` of the features with a trained model.
 
@@ -41,12 +49,13 @@ def evaluate(
         model: a folder that ``train`` wrote.
         metrics: JSON file to write: what this returns.
         plots: folder of JSON files to write, as DVC plots them.
+        baselines: whether the model is judged against simple ones, and a table is printed.
     """
     params = params or Params.read()
     inputs = [features, model]
     with claimed_metrics(metrics, plots, kinds.PLOTS, inputs, METRICS_KEYS) as claim:
         found, points = reading(
-            lambda: _evaluated(recipe, Path(features), Path(model), params, split)
+            lambda: _evaluated(recipe, Path(features), Path(model), params, split, baselines)
         )
 
         def write_plots(folder: Path) -> None:
@@ -54,7 +63,9 @@ def evaluate(
                 write_json(folder / f"{name}.json", rows)
 
         claim.publish(found, write_plots)
-    known = [key for key in HEADLINES[recipe] if found.get(key) is not None]
+    if baselines:
+        show_metrics(found)
+    known = [key for key in headlines(found) if found[key] is not None]
     shown = ", ".join(f"{key} {found[key]:.4f}" for key in known)
     shown = shown or found.get("undefined_because", "no metric is defined")
     say(f"evaluate: {split}: {shown} → {metrics}, {plots}")
@@ -66,15 +77,15 @@ Points = dict[str, list[dict[str, Any]]]
 
 
 def _evaluated(
-    recipe: str, features: Path, model: Path, params: Params, split: str
+    recipe: str, features: Path, model: Path, params: Params, split: str, baselines: bool
 ) -> tuple[dict[str, Any], Points]:
     """The metrics and the plots' points."""
     with open_features(features).watched() as contents:
-        return _judged(recipe, contents, model, params, split)
+        return _judged(recipe, contents, model, params, split, baselines)
 
 
 def _judged(
-    recipe: str, contents: Contents, model: Path, params: Params, split: str
+    recipe: str, contents: Contents, model: Path, params: Params, split: str, baselines: bool
 ) -> tuple[dict[str, Any], Points]:
     features = contents.folder
     schema = read_schema(features)
@@ -95,11 +106,22 @@ def _judged(
         "interactions": evaluate_interactions,
     }[recipe]
     with gpu.named_shortage("evaluating", f"lower {recipe}.train.valid_batch_size"):
-        found, points = judge(trained, schema, features, split, params)
+        found, points = judge(trained, schema, features, split, params, baselines)
     manifest = contents.record
+    found["split"] = split
     found["rows"] = manifest["splits"][split][manifest["unit"]]
+    found["unit"] = manifest["unit"]
     found["model"] = {"name": record["model"], "parameters": record["parameters"]}
     found["trained_rows"] = record["rows"]
+    reads_users = recipe == "interactions" and trained.reads_users
+    found["trained_unit"] = "users" if reads_users else UNITS[recipe]
+    found["made_of"] = made_of(recipe, features, model, params, points)
+    found["still_improving"] = bool(record.get("learned", {}).get("still_improving"))
+    found["remarks"] = [
+        *below(record["model"], found, found.get("baselines", {})),
+        *found["remarks"],
+        *remarks.of_training(recipe, record),
+    ]
     try:
         best = best_possible(recipe, features, manifest, split, trained, params)
     except NotMatched as reason:
@@ -107,13 +129,84 @@ def _judged(
         say(f"evaluate: no best possible score: {reason}")
     else:
         if best:
-            found["best_possible"] = best
+            found["best_possible"] = {name: best[name] for name in best if name in found}
             found["share_of_best"] = share_of_best(recipe, found, best)
     return found, points
 
 
+def made_of(
+    recipe: str, features: Path, model: Path, params: Params, points: Points
+) -> list[dict[str, Any]]:
+    """What metrics and plots depend on, by which ``report`` tells whether they belong together.
+
+    A list, which DVC's tables of metrics leave out.
+    """
+    found = [
+        {"what": "features", "is": features_identity(features)},
+        {"what": "model", "is": read_manifest(model / MODEL_FILE).get(CHECKSUM)},
+        {"what": "plots", "is": digest_of(points)},
+    ]
+    if recipe == "sessions":
+        settings = params.section("sessions.evaluate").model_dump(mode="json")
+        found.append({"what": "settings", "is": settings})
+    return found
+
+
+def digest_of(points: Points) -> str:
+    """A hash of the plots' points."""
+    return hashlib.sha256(json.dumps(points, sort_keys=True).encode()).hexdigest()
+
+
+def show_metrics(found: dict[str, Any]) -> None:
+    """Prints a table of the metrics, of what is compared with them, and what they mean; and the
+    remarks."""
+    baselines = found.get("baselines", {})
+    best, share = found.get("best_possible", {}), found.get("share_of_best", {})
+    header = ["metric", "better", found["model"]["name"], *(LABELS[name] for name in baselines)]
+    header += ["best possible", "share of best"] if best else []
+    rows, names = [], [name for name in shown(found) if found[name] is not None]
+    for name in names:
+        row = [name, meaning(name)[0], number(found[name])]
+        row += [number(theirs.get(name)) for theirs in baselines.values()]
+        row += [number(best.get(name)), percent(share.get(name))] if best else []
+        rows.append(row)
+    if rows:
+        table(f"On {judged_on(found)}", header, rows)
+        for line in meanings(names):
+            say(f"  {line}")
+    if best and share:
+        say(f"  {share_meanings(share)}")
+    for remark in found["remarks"]:
+        say(f"note: {remark}")
+
+
+def judged_on(found: dict[str, Any]) -> str:
+    """The split and what of it the metrics are over."""
+    return f"the {found['split']} split: {tested(found)}"
+
+
+def tested(found: dict[str, Any]) -> str:
+    """What the metrics are over, counted."""
+    if "predictions" in found:
+        sessions = counted(found["sessions"], "session")
+        return f"{counted(found['predictions'], 'next item')} of {sessions}"
+    if "users" in found:
+        return counted(found["users"], "user")
+    return counted(found["rows"], "rating" if "ratings" in found else "row")
+
+
+def number(value: float | None) -> str:
+    """A metric as tables show it."""
+    return "" if value is None else f"{value:.4f}"
+
+
+def percent(value: float | None) -> str:
+    """A share as tables show it."""
+    return "" if value is None else f"{value:.1%}"
+
+
 def evaluate_ranking(
-    model: Any, schema: Any, features: Path, split: str, params: Params
+    model: Any, schema: Any, features: Path, split: str, params: Params, baselines: bool
 ) -> tuple[dict[str, Any], Points]:
     """Pooled exact metrics of a click model; ROC, precision–recall and reliability points."""
     import torch
@@ -141,6 +234,9 @@ def evaluate_ranking(
     if reason:
         found["undefined_because"] = reason
     found["positive_rate"] = float(labels.mean())
+    found["remarks"] = remarks.of_clicks(found, split, probabilities, labels)
+    if baselines:
+        found["baselines"] = click_baselines(features, schema, split, model.label)
     points = {
         "roc": binary.roc_points(labels, probabilities),
         "precision_recall": binary.precision_recall_points(labels, probabilities),
@@ -150,48 +246,74 @@ def evaluate_ranking(
 
 
 def evaluate_sessions(
-    model: Any, schema: Any, features: Path, split: str, params: Params
+    model: Any, schema: Any, features: Path, split: str, params: Params, baselines: bool
 ) -> tuple[dict[str, Any], Points]:
-    """Full-ranking metrics of a session model, beside those of always naming the popular items."""
+    """Full-ranking metrics of a session model, with those of the baselines."""
     from training import sessions
     from training.batches import Batches
     from training.sessions.evaluation import evaluate_sessions as judge
     from training.sessions.fitting import observe
 
     settings = session_evaluation(params, features)
-    engine = params.engine("sessions")
+    settings = settings.model_copy(update={"metrics": tuple(once(settings.metrics))})
+    size = params.engine("sessions").valid_batch_size
 
     def batches(which: str, columns: list[str]) -> Batches:
-        folder = features / which
-        return Batches(folder, schema, engine.valid_batch_size, columns=columns, shuffle=False)
+        return Batches(features / which, schema, size, columns=columns, shuffle=False)
 
     popular = sessions.build("popular", schema)
     observe(popular, batches("train", popular.columns))
     read = batches(split, model_columns("sessions", model, schema))
     found = judge(model, read, settings, popular.counts)
-    main = settings.model_copy(update={"lists": False})
-    floor = judge(popular, batches(split, popular.columns), main)
-    found["popular"] = {name: floor[name] for name in HEADLINES["sessions"] if name in floor}
+    found["remarks"] = remarks.of_sessions(found, split, read.rows)
+    if baselines:
+        others = session_baselines(features, schema, split, settings, size, popular)
+        found["baselines"] = others
+        found["popular"] = others["popular"]
+    by_k = f"@{shown_length(settings.ks)}"
     points = {
-        f"by_{by}": [{by: name, **group} for name, group in found.pop(f"by_{by}").items()]
+        f"by_{by}": [
+            {by: name, "k": shown_length(settings.ks), **_at(group, by_k), **group}
+            for name, group in found.pop(f"by_{by}", {}).items()
+        ]
         for by in ("session_length", "popularity")
     }
     return found, points
 
 
+def _at(metrics: dict[str, Any], suffix: str) -> dict[str, Any]:
+    """The metrics at one length of list, without it in their names."""
+    return {
+        name.removesuffix(suffix): value for name, value in metrics.items() if name.endswith(suffix)
+    }
+
+
 def evaluate_interactions(
-    model: Any, schema: Any, features: Path, split: str, params: Params
+    model: Any, schema: Any, features: Path, split: str, params: Params, baselines: bool
 ) -> tuple[dict[str, Any], Points]:
-    """Metrics of a model of users and items, beside those of always naming the popular items."""
-    from training.engine import evaluate as judge
-    from training.interactions.splits import judged_batches, popular_metrics
+    """Metrics of a model of users and items, with those of the baselines."""
+    from core.console import progress
+    from training.evaluation import pooled
+    from training.interactions.splits import always_the_mean, judged_batches, popular_metrics
 
     size = params.engine("interactions").valid_batch_size
     batches = judged_batches(model, features, schema, split, size)
-    found: dict[str, Any] = dict(judge(model, batches))
-    found["users" if model.ranks_items else "ratings"] = batches.rows
+    with progress("evaluating", len(batches), "batches") as advance:
+        accumulator = pooled(model, batches, "fp32", advance)
+    found: dict[str, Any] = dict(accumulator.compute())
     if model.ranks_items:
-        found["popular"] = popular_metrics(model, batches)
+        found["users"] = accumulator.pooled.users
+        found["remarks"] = remarks.of_users(split, found["users"], batches.rows)
+        if not found["users"]:
+            found["undefined_because"] = "no user has an item held out that is new to the user"
+        if baselines:
+            found["popular"] = popular_metrics(model, batches)
+            found["baselines"] = {"popular": found["popular"]}
+        return found, {}
+    found["ratings"] = batches.rows
+    found["remarks"] = remarks.few(split, batches.rows, "rating", "rows")
+    if baselines:
+        found["baselines"] = {"always_the_mean": always_the_mean(model, features, schema, batches)}
     return found, {}
 
 

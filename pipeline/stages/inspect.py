@@ -10,7 +10,7 @@ from core.artifacts import write_json
 from core.console import say, table
 from core.metrics_output import claimed_metrics
 from core.sums import reading
-from pipeline.feature_folder import open_features
+from pipeline.feature_folder import features_identity, open_features
 
 
 def inspect(
@@ -56,7 +56,7 @@ def _reported(recipe: str, raw: list[str | Path], features: str | Path) -> dict[
         for folder in raw:
             watched.enter_context(open_raw(Path(folder)).watched())
         watched.enter_context(open_features(features).watched())
-        return data_report(recipe, raw, features)
+        return {**data_report(recipe, raw, features), "of_features": features_identity(features)}
 
 
 def points(report: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:

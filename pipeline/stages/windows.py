@@ -16,10 +16,10 @@ from core.outputs import claimed
 from core.settings import merge
 from pipeline.compare.plan import Entry, entries, suitable
 from pipeline.compare.settings import CompareSettings
+from pipeline.metric_names import headlines
 from pipeline.params import Params
 from pipeline.preprocess import open_raw
 from pipeline.splits import EmptySplit
-from pipeline.stages.evaluate import HEADLINES
 from pipeline.stages.train import rows_of
 from pipeline.windows import days
 from pipeline.windows.runs import Judged, Window, from_scratch, trained_further
@@ -228,8 +228,7 @@ def _table(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     measured = next(
         found["mean"] for modes in report["entries"].values() for found in modes.values()
     )
-    names = [name for name in HEADLINES["sessions"] if name in measured]
-    names = names or [name for name in measured if "@" in name]
+    names = headlines(measured) or [name for name in measured if "@" in name]
     rows = [
         [name, mode, *(_number(found["mean"][metric]) for metric in names)]
         for name, modes in report["entries"].items()

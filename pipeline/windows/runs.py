@@ -76,7 +76,8 @@ def trained_further(window: Window, entry: Entry, seed: int, before: Judged) -> 
             _train_further(window, entry, seed, before, model_folder)
             place = folder / "test"
             params = entry.of_seed(seed)
-            evaluate("sessions", window.features, model_folder, place / RESULT, place, params)
+            file = place / RESULT
+            evaluate("sessions", window.features, model_folder, file, place, params, "test", False)
             remove_checkpoints(folder)
             found = read_json(place / RESULT)
             claim.add(RESULT)

@@ -67,3 +67,23 @@ def popular_metrics(model: InteractionModel, judged: UserBatches) -> dict[str, f
         users = len(batch[0][model.columns.user])
         metrics.update(model.without_history(counts.expand(users, -1), batch), batch)
     return metrics.compute()
+
+
+def always_the_mean(
+    model: InteractionModel, features: Path, schema: Schema, judged: Batches
+) -> dict[str, float | None]:
+    """What always the mean target of training reaches, on the ratings that ``model`` is judged on.
+
+    Args:
+        judged: what ``model`` itself was judged on.
+    """
+    total = rows = 0.0
+    for _, targets in Batches(features / "train", schema, 1 << 16, columns=[], shuffle=False):
+        total, rows = total + float(targets.double().sum()), rows + len(targets)
+    mean = torch.tensor(total / rows, dtype=torch.float64)
+    metrics = model.metrics()
+    judged.set_position(0)
+    for batch in judged:
+        size = len(batch[1])
+        metrics.update((mean if model.columns.explicit else mean.logit()).expand(size), batch)
+    return metrics.compute()

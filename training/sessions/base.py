@@ -16,6 +16,7 @@ from training.sessions.evaluation import (
     validation_settings,
 )
 from training.sessions.ragged import FIRST_ITEM, Batch, Sessions, sessions_from_inputs
+from training.sessions.settings import shown_length
 from training.trainable import Monitor
 
 
@@ -34,7 +35,6 @@ class SessionModel(torch.nn.Module, ABC):
         evaluation: protocol and filters of the validation in training.
     """
 
-    monitor = Monitor("ndcg@20", "max")
     learns_by_gradient: ClassVar[bool] = True
     """Where false, ``observe`` is called with every training batch once, instead of ``loss``."""
     observes_first: ClassVar[bool] = False
@@ -53,6 +53,11 @@ class SessionModel(torch.nn.Module, ABC):
         self.num_items = cardinality(schema[self.item])
         self.max_length = max_length
         self.evaluation = validation_settings(SessionEvaluationSettings())
+
+    @property
+    def monitor(self) -> Monitor:
+        """The metric that stops training, of those that :attr:`evaluation` asks for."""
+        return Monitor(f"ndcg@{shown_length(self.evaluation.ks)}", "max")
 
     @abstractmethod
     def scores(self, prefixes: dict[str, torch.Tensor]) -> torch.Tensor:

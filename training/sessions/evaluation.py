@@ -176,10 +176,9 @@ def at_ks(measures: Iterable[str], ks: Iterable[int]) -> list[str]:
 
 
 def validation_settings(settings: SessionEvaluationSettings) -> SessionEvaluationSettings:
-    """The same protocol and filters, but only the metrics that are followed while training."""
-    defaults = SessionEvaluationSettings()
-    update = {"ks": defaults.ks, "metrics": MAIN_METRICS, "lists": False}
-    return settings.model_copy(update=update)
+    """The same protocol, filters and lengths, but only the metrics that are followed while
+    training."""
+    return settings.model_copy(update={"metrics": MAIN_METRICS, "lists": False})
 
 
 def evaluate_sessions(

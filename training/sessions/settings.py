@@ -1,11 +1,20 @@
 """Settings of the session models and of their evaluation, apart from them so that reading them does
 not import torch."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field, field_validator
 
 from core.settings import Settings
+
+USUAL_LENGTH = 20
+
+
+def shown_length(ks: Sequence[int]) -> int:
+    """Of the list lengths ``ks`` the one whose metrics stop training and are shown first: the
+    greatest up to 20, or the least where all are longer."""
+    return max((k for k in ks if k <= USUAL_LENGTH), default=min(ks))
 
 
 class SessionEvaluationSettings(Settings):
@@ -21,12 +30,13 @@ class SessionEvaluationSettings(Settings):
     left; leave_one_out, for features that are split so, for the last event of each sequence, and
     skips sequences whose last event is unseen in training."""
     ks: tuple[int, ...] = (10, 20)
-    """Lengths of the recommendation list for metrics such as recall@k."""
+    """Lengths of the recommendation list for metrics such as recall@k. Training stops by ndcg at
+    the greatest length up to 20 (the least, where all are longer), which is shown first too."""
     metrics: tuple[Literal["recall", "ndcg", "mrr", "hit", "map"], ...] = Field(
         ("recall", "ndcg", "mrr", "hit", "map"), min_length=1
     )
-    """What is told of the ranks. Each prediction has one right answer, so hit is recall and map is
-    mrr."""
+    """Metrics of the ranks. Each prediction has one right answer, so hit is recall and map is mrr:
+    evaluate writes them only where recall and mrr are not named too."""
     drop_repeats: bool = True
     """Whether an event that shows the same item as the one before it is left out."""
     exclude_last_item: bool = True

@@ -1,0 +1,96 @@
+"""What a reader has to know about an evaluation, in sentences: of its metrics, split and model."""
+
+from typing import Any
+
+from core.console import counted
+from pipeline.training_summary import ending
+
+FEW = {"rows": 200, "sessions": 100, "users": 100}
+"""Rows, sessions or users below which differences between metrics are mostly chance."""
+
+
+def of_clicks(metrics: dict[str, Any], split: str, probabilities: Any, labels: Any) -> list[str]:
+    """Of the metrics of a click model.
+
+    Args:
+        probabilities, labels: of the split, NumPy's, ``(rows,)``.
+    """
+    rows, clicks = len(labels), int((labels > 0).sum())
+    remarks = few(split, rows, "row", "rows")
+    if clicks in (0, rows):
+        return [
+            *remarks,
+            f"all {counted(rows, 'label')} of the {split} split are {min(clicks, 1)}: auc and "
+            "normalized_entropy are not defined, and nothing can be said of the model",
+        ]
+    if not remarks and min(clicks, rows - clicks) < FEW["rows"] / 4:
+        kind = "click" if clicks < rows - clicks else "row without a click"
+        plural = "" if kind == "click" else "rows without a click"
+        remarks.append(
+            f"the {split} split has only {counted(min(clicks, rows - clicks), kind, plural)}: "
+            "small differences are chance"
+        )
+    expected = int((probabilities >= 0.5).sum())
+    if expected in (0, rows):
+        never = "never" if expected == 0 else "always"
+        remarks.append(
+            f"accuracy {metrics['accuracy']:.4f} is that of {never} saying click: "
+            f"{'no' if expected == 0 else 'every'} probability reaches one half"
+        )
+    elif metrics["accuracy"] <= max(clicks, rows - clicks) / rows:
+        remarks.append(
+            f"accuracy {metrics['accuracy']:.4f} is no better than that of always saying the "
+            f"commoner label, {max(clicks, rows - clicks) / rows:.4f}"
+        )
+    return remarks
+
+
+def few(split: str, number: int, noun: str, unit: str) -> list[str]:
+    """That a split is too small to tell models apart, if it is."""
+    if number >= FEW[unit]:
+        return []
+    return [f"the {split} split has only {counted(number, noun)}: small differences are chance"]
+
+
+def of_sessions(metrics: dict[str, Any], split: str, total: int) -> list[str]:
+    """Of the metrics of a session model.
+
+    Args:
+        total: sessions of the split.
+    """
+    asked = metrics["sessions"]
+    remarks = few(split, asked, "session", "sessions") if asked else []
+    if asked < total:
+        remarks.append(
+            f"{total - asked:,} of {counted(total, 'session')} of the {split} split are not in the "
+            "metrics: without items unseen in training and what the filters drop, they have no "
+            "item to ask for"
+        )
+    return remarks
+
+
+def of_users(split: str, judged: int, total: int) -> list[str]:
+    """Of the metrics of a model that ranks items for users.
+
+    Args:
+        judged: users in the means.
+        total: users with an item in the split.
+    """
+    remarks = few(split, judged, "user", "users") if judged else []
+    if judged < total:
+        remarks.append(
+            f"{total - judged:,} of {counted(total, 'user')} with items in the {split} split are "
+            "not in the metrics: they chose all of them before"
+        )
+    return remarks
+
+
+def of_training(recipe: str, record: dict[str, Any]) -> list[str]:
+    """Of how the training ended, as ``model.json`` has it: stopped early, or still improving."""
+    if "planned_steps" not in record.get(
+        "learned", {}
+    ):  # of an older version, or a model's factors
+        return []
+    end = ending(recipe, record)
+    return [f"{record['model']} {end}" if end.startswith("stopped") else f"training was {end}"
+            ] if end else []  # fmt: skip
