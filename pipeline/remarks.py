@@ -87,10 +87,8 @@ def of_users(split: str, judged: int, total: int) -> list[str]:
 
 def of_training(recipe: str, record: dict[str, Any]) -> list[str]:
     """Of how the training ended, as ``model.json`` has it: stopped early, or still improving."""
-    if "planned_steps" not in record.get(
-        "learned", {}
-    ):  # of an older version, or a model's factors
-        return []
+    if "planned_steps" not in record.get("learned", {}):
+        return []  # of an older version, or of factors that were taken from a model
     end = ending(recipe, record)
-    return [f"{record['model']} {end}" if end.startswith("stopped") else f"training was {end}"
-            ] if end else []  # fmt: skip
+    was = "" if end.startswith("stopped") else "was "
+    return [f"training {was}{end}"] if end else []
