@@ -230,12 +230,26 @@ def _fresh(raw: Path, manifest: dict[str, Any], settled: Settled) -> dict[str, A
         raise UserError(
             f"{raw}: its columns are {_told(manifest['columns'])}; those of the log that the "
             f"features were made of are {_told(columns)}. Ingest it with the same source settings"
+            f"{_types_to_set(settled.record['recipe'], manifest['columns'], columns)}"
         )
     fresh = held_out.fresh(manifest, settled.record)
     passed = len(manifest["shards"]) - len(fresh["shards"])
     if passed and fresh["shards"]:
         say(f"grow: {passed} of {len(manifest['shards'])} shards are in the features already")
     return fresh
+
+
+def _types_to_set(recipe: str, new: Any, old: Any) -> str:
+    """The setting by which ids are read as those that the features were made of, where it is only
+    that their types were told otherwise from the new values."""
+    if not (isinstance(new, dict) and isinstance(old, dict)) or list(new) != list(old):
+        return ""
+    names = {"int64": "integer", "string": "string"}
+    differ = {name: kind for name, kind in old.items() if kind != new[name]}
+    if not all({kind, new[name]} <= names.keys() for name, kind in differ.items()):
+        return ""
+    types = ", ".join(f"{name}: {names[kind]}" for name, kind in differ.items())
+    return f": --set '{recipe}.source.types={{{types}}}'"
 
 
 def _told(columns: Any) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
@@ -17,6 +18,7 @@ from core.settings import validate
 from core.strict import Record, checked, printable
 from core.sums import Contents, reading
 from pipeline.feature_folder import SCHEMA, read_schema
+from pipeline.ingest.clickstream import event_columns
 from pipeline.model_folder import MODEL_FILE, load_model
 from pipeline.params import settings_class
 from pipeline.stages.export import BUNDLE_FILE, STATE
@@ -85,6 +87,7 @@ class Bundle:
                     f"{self.recipe!r}"
                 )
             self.workflow = self._workflow(contents)
+            self._keep_types()
             if self.recipe == "sessions":
                 self._count_items()
 
@@ -128,6 +131,19 @@ class Bundle:
         if fault:
             raise UserError(f"{self.folder / SCHEMA}: does not fit {state / STATE_FILE}: {fault}")
         return workflow
+
+    def _keep_types(self) -> None:
+        """Has logs read with the types of the vocabularies, where the settings leave them open."""
+        if self.recipe == "sessions":
+            read = {column.name for column in event_columns(self.source)}
+        else:
+            read = {*self.source.columns.categorical} if self.source.columns else set()
+        types: dict[str, str] = {}
+        for operator in stat_operators(self.workflow):
+            for name, values in _coded(operator).items():
+                if name in read and not pa.types.is_null(values.type):
+                    types[name] = "integer" if pa.types.is_integer(values.type) else "string"
+        self.source = self.source.model_copy(update={"types": {**types, **self.source.types}})
 
     def _count_items(self) -> None:
         """Sets the items' vocabulary, and how often each was seen; lets go of the counts."""

@@ -8,6 +8,8 @@ import random
 import polars as pl
 import pytest
 
+from core.errors import UserError
+from core.sums import write_manifest
 from pipeline.params import Params
 from pipeline.scoring import recommend
 from pipeline.stages.export import export
@@ -205,3 +207,38 @@ def test_columns_are_called_as_in_the_log(made, tmp_path):
         pairs = {(str(row["who"]), str(row["rank"])) for row in rows}
         asked = found.select("who", "rank").cast(pl.String)
         assert {*asked.iter_rows()} == pairs and len(found) == 2 * len(pairs)
+
+
+def test_a_bundle_without_types_reads_with_those_of_its_vocabularies(made, tmp_path):
+    folder, rows = made
+    bundle = bundle_of(tmp_path, folder, ["category"])
+    record = json.loads((bundle / "bundle.json").read_text())
+    assert record["source"]["types"]["item_id"] == "string"
+    log = write(tmp_path / "log.csv", rows[:20], [*ALWAYS, "category"])
+    expected = recommend(bundle, log, tmp_path / "next.csv")
+    record["source"]["types"] = {}
+    write_manifest(bundle / "bundle.json", record, record["checksums"])
+    assert recommend(bundle, log, tmp_path / "next.csv").equals(expected)
+
+
+def test_features_grow_by_a_day_whose_ids_look_otherwise(made, tmp_path):
+    """Where a type was told otherwise, the message names what sets it."""
+    days = [
+        [{"session_id": n, "item_id": item, "timestamp": START + day * 86_400 + n * 60 + step}
+         for n in range(day * 20, day * 20 + 20) for step, item in enumerate(items)]
+        for day, items in enumerate([("0985", "7", "0985"), (5, 7, 5)])
+    ]  # fmt: skip
+    source = {"columns": {name: None for name in OTHERS if name not in ("size", "title")}}
+    params = settings(source=source, preprocess={"split": {"test": 0.1, "valid": 0}})
+    for day, rows in enumerate(days):
+        log = write(tmp_path / f"{day}.csv", rows, ALWAYS)
+        ingest("sessions", params.section("sessions.source"), log, tmp_path / f"raw{day}")
+    preprocess("sessions", tmp_path / "raw0", tmp_path / "features", params)
+    told = r"item_id \(int64\).*item_id \(string\).*--set 'sessions.source.types={item_id: string}'"
+    with pytest.raises(UserError, match=told):
+        preprocess("sessions", tmp_path / "raw1", tmp_path / "features", params, grow=True)
+    params = settings(source={**source, "types": {"item_id": "string"}},
+                      preprocess={"split": {"test": 0.1, "valid": 0}})  # fmt: skip
+    ingest("sessions", params.section("sessions.source"), tmp_path / "1.csv", tmp_path / "raw1")
+    manifest = preprocess("sessions", tmp_path / "raw1", tmp_path / "features", params, grow=True)
+    assert manifest["cardinality"]["item_id"] == 3 + 3
