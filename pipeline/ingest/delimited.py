@@ -52,11 +52,8 @@ def pieces(
         return begun + _last_record_end(data[begun:], opening.dialect, max_line_bytes)
 
     for block in text_blocks(source, block_bytes, max_line_bytes, cut):
-        if opening.dialect is None and layout.names is None and block.bad:
-            raise UserError(
-                f"{source.path}:{block.bad[0].line}: the header row is longer than "
-                f"{max_line_bytes:,} bytes (setting max_line_bytes)"
-            )
+        if block.bad and block.bad[0].line == 1 and layout.names is None:
+            _check_header(source, block.bad[0], max_line_bytes)
         if opening.dialect is None and not left:
             left = opening.read(block.data, at_end=True)
         begun = min(left, len(block.data))
@@ -70,6 +67,14 @@ def pieces(
                 lines=block.lines - lines if begun < len(block.data) else 0,
             )
         yield Piece(block, opening.dialect or Dialect((), ",", layout.quote))
+
+
+def _check_header(source: TextSource, bad: BadLine, max_line_bytes: int) -> None:
+    if bad.kind == "line too long":
+        raise UserError(
+            f"{source.path}:1: the header row is longer than {max_line_bytes:,} bytes (setting "
+            "max_line_bytes)"
+        )
 
 
 def _last_record_end(data: bytes, dialect: Dialect, max_line_bytes: int) -> int:

@@ -98,14 +98,21 @@ def _plain_type(values: list[Any]) -> pa.DataType | None:
     return pa.string() if kinds <= {str} else None
 
 
-def column_at(table: pa.Table, path: str) -> pa.Array:
-    """The column that ``path`` names in a table read by the types of :func:`arrow_type`."""
+def column_at(table: pa.Table, path: str) -> pa.Array | None:
+    """The column that ``path`` names in a table read by the types of :func:`arrow_type`.
+
+    None: some rows have it as a key of its own, some within objects, and the types differ.
+    """
     own = table.column(path).combine_chunks()
     if "." not in path:
         return own
     first, *rest = path.split(".")
     inner = nested(table.column(first).combine_chunks(), rest)
-    return inner if own.null_count == len(own) else _first_of(own, inner)
+    if own.null_count == len(own):
+        return inner
+    if inner.null_count == len(inner):
+        return own
+    return pc.coalesce(own, inner) if own.type == inner.type else None
 
 
 def inexact(array: pa.Array) -> bool:
@@ -126,12 +133,6 @@ def nested(array: pa.Array, parts: list[str]) -> pa.Array:
         mask = array.is_null() if array.null_count else None
         return kind.from_arrays(array.offsets, inner, mask=mask)
     return nested(pc.struct_field(array, parts[0]), parts[1:])
-
-
-def _first_of(own: pa.Array, inner: pa.Array) -> pa.Array:
-    if own.type != inner.type:
-        own, inner = own.cast(pa.string()), inner.cast(pa.string())
-    return pc.coalesce(own, inner)
 
 
 def has_field(schema: pa.Schema, path: str) -> bool:

@@ -26,6 +26,7 @@ from pipeline.ingest.json_paths import (
     tree_of,
     value_at,
 )
+from pipeline.ingest.lists import is_list
 from pipeline.ingest.quarantine import BadLine
 from pipeline.ingest.rows import Rows
 
@@ -96,7 +97,7 @@ class _Lines:
         if record is not None and items is not None:
             found = value_at(record, items)
             if found is not None and not isinstance(found, list):
-                return None, ("no list", f"{items}: not a list (setting layout: sessions)")
+                return None, ("no list", f"{items}: not a list (setting layout)")
         return record, reason
 
     def _as_text(self, values: list[Any]) -> pa.Array:
@@ -136,7 +137,14 @@ class _Lines:
                 nulls = pa.nulls(len(lines), schema.field(name).type)
                 table = table.append_column(name, nulls)
         columns = {path: column_at(table, path) for path in self.keys.paths}
-        return None if any(map(inexact, columns.values())) else columns
+        if any(column is None or inexact(column) for column in columns.values()):
+            return None
+        return None if self._no_list(columns) else columns
+
+    def _no_list(self, columns: dict[str, pa.Array]) -> bool:
+        """Whether there are items that are no lists, where each object is a session."""
+        items = None if self.keys.sessions is None else columns[self.keys.sessions]
+        return items is not None and not is_list(items) and items.null_count < len(items)
 
     def _schema(self, lines: list[bytes]) -> pa.Schema | None:
         """The types of some of the lines; None: they differ, or some lines are bad."""

@@ -46,7 +46,7 @@ def expected(data: bytes, separator: str, limit: int) -> list:
 PARTS = st.sampled_from([*"a5 \t\n\n\r,,", "\r\n", '"', '""', '","', '"\n"', '",', ' "', "x,y,z\n"])
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(
     st.lists(PARTS, max_size=40).map("".join),
     st.sampled_from([",", ";", "\t"]),
@@ -64,7 +64,7 @@ def test_any_text(tmp_path_factory, text, separator, block, limit):
 VALUE = st.text(st.sampled_from('ab5",;\n\r\t é#'), max_size=12)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.lists(st.tuples(VALUE, VALUE, VALUE), min_size=1, max_size=12),
     st.sampled_from([",", ";", "\t", "|"]),
