@@ -17,6 +17,7 @@ import pyarrow.json as pajson
 
 from pipeline.ingest.blocks import Block
 from pipeline.ingest.json_paths import (
+    EXACT,
     Tree,
     arrow_type,
     column_at,
@@ -236,8 +237,8 @@ def _text(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         # A lone surrogate, which JSON can spell, has no UTF-8.
         return value and value.encode("utf-8", "backslashreplace").decode()
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
-        return str(int(value))  # as Arrow writes it: one value is one text
+    if isinstance(value, float) and value.is_integer() and abs(value) <= EXACT:
+        return str(int(value))  # one value is one text
     return json.dumps(value)
 
 
@@ -258,8 +259,12 @@ def _joined(columns: list[pa.Array]) -> pa.Array:
 
 def _to_text(chunk: pa.Array, lists: bool) -> pa.Array:
     """``chunk`` as texts; ``lists``: as lists of them."""
-    kind = pa.list_(pa.string()) if lists else pa.string()
-    if pa.types.is_list(chunk.type) and not (lists and not pa.types.is_list(chunk.type.value_type)):
+    if lists and not pa.types.is_list(chunk.type.value_type):
+        mask = chunk.is_null() if chunk.null_count else None
+        return pa.ListArray.from_arrays(chunk.offsets, _to_text(chunk.values, False), mask=mask)
+    if pa.types.is_list(chunk.type):
         texts = [None if value is None else json.dumps(value) for value in chunk.to_pylist()]
         return pa.array(texts, pa.string())
-    return chunk.cast(kind)
+    if pa.types.is_floating(chunk.type):
+        return pa.array([_text(value) for value in chunk.to_pylist()], pa.string())
+    return chunk.cast(pa.string())

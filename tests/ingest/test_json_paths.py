@@ -240,3 +240,19 @@ def test_no_session_is_a_list(run, write):
     path = write("a.jsonl", lines(event(n) for n in range(20)))
     with pytest.raises(UserError, match=r"i: not a list \(setting layout\)"):
         run("sessions", path, columns=COLUMNS, layout="sessions")
+
+
+def test_one_value_is_one_text_in_lists_too(run, write):
+    large = 10**11
+    records = [
+        {"s": 1, "i": [large, 0.5], "t": [1569931200, 1569931201]},
+        *({"s": n, "i": ["x"], "t": [1569931200]} for n in range(2, 60)),
+        {"s": 60, "i": [large], "t": [1569931200]},
+    ]
+    result = run("sessions", write("a.jsonl", lines(records)), columns=COLUMNS, layout="sessions")
+    assert [result.rows[n]["item_id"] for n in (0, 1, 2, -1)] == [
+        str(large),
+        "0.5",
+        "x",
+        str(large),
+    ]
