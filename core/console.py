@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from core.streams import Lenient
 
@@ -15,6 +16,8 @@ SECONDS_BETWEEN_LINES = 5.0
 SHARE_BETWEEN_LINES = 0.2
 """Where no bar can be drawn, a line comes after this many seconds and this share of the time so
 far: a long run does not fill the log."""
+
+_COMMANDS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 _stdout, _stderr = Lenient("stdout"), Lenient("stderr")
 # A log file has no width of its own; 80 columns would break tables into pieces.
@@ -41,7 +44,7 @@ def _number(variable: str, default: int) -> int:
 
 def say(text: str) -> None:
     """One plain line to the person at the terminal."""
-    out.print(text, markup=False)
+    out.print(plain(text), markup=False)
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
@@ -56,7 +59,12 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 def fail(text: str) -> None:
     """One error message, to standard error."""
     err.print("[bold red]error:[/] ", end="")
-    err.print(text, markup=False)
+    err.print(plain(text), markup=False)
+
+
+def plain(text: str) -> str:
+    """A text without what a terminal takes for a command, such as a column's name may hold."""
+    return text.translate(_COMMANDS)
 
 
 @contextlib.contextmanager
@@ -73,7 +81,7 @@ def progress(
             BarColumn(),
             TaskProgressColumn(show_speed=True),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
         )
         with Progress(*columns, console=out, transient=True) as bar:
             task = bar.add_task(what, total=total, note="")
@@ -107,9 +115,9 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -
     for column, name in enumerate(header):
         cells = [row[column] for row in rows]
         numeric = bool(cells) and all(isinstance(cell, int | float) for cell in cells)
-        grid.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        grid.add_column(Text(plain(name)), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        grid.add_row(*(_cell(value) for value in row))
+        grid.add_row(*(Text(plain(_cell(value))) for value in row))
     out.print(grid)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import polars.selectors as selectors
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -66,7 +67,8 @@ def read_frame(
         UserError: the file is absent or damaged.
     """
     with reading(path):
-        chosen = None if columns is None else list(columns)
+        # As they are: polars takes a name such as "*" or "^a.*$" for a pattern.
+        chosen = None if columns is None else [selectors.by_name(*columns)]
         return pl.read_parquet(Path(path), columns=chosen, glob=False, **options)
 
 

@@ -159,6 +159,13 @@ class TensorFile(Mapping[str, torch.Tensor]):
         self.copy_to(name, tensor)
         return tensor
 
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Gives tensors other names, by those that they have in the file."""
+        self._entries = {names.get(name, name): entry for name, entry in self._entries.items()}
+        self._aliases = {
+            names.get(name, name): names.get(of, of) for name, of in self._aliases.items()
+        }
+
     def dtype(self, name: str) -> torch.dtype:
         return self._entry(name)[0]
 

@@ -348,16 +348,17 @@ def _check_types(file: Path, footer: pq.FileMetaData, schema: Schema) -> None:
 def _check_domains(file: Path, footer: pq.FileMetaData, schema: Schema) -> None:
     """Ids beyond a column's domain would be read outside the embedding table."""
     last_id = {column.name: column.int_domain.max for column in schema if column.int_domain}
+    names = footer.schema.to_arrow_schema().names
     for index in range(footer.num_row_groups):
         group = footer.row_group(index)
         for number in range(group.num_columns):
             column = group.column(number)
-            last = last_id.get(column.path_in_schema.split(".")[0])
+            name = names[number]  # a column of numbers, or of lists of them, is one of the file's
+            last = last_id.get(name)
             found = column.statistics
             if last is None or found is None or not found.has_min_max:
                 continue
             if found.min < 0 or found.max > last:
-                name = column.path_in_schema.split(".")[0]
                 raise UserError(
                     f"{file}: column {name} holds ids from {found.min} to {found.max}, "
                     f"its schema allows 0 to {last:.0f}; run preprocess again"

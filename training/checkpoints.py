@@ -21,6 +21,7 @@ from core import console
 from core.artifacts import remove_partials
 from core.errors import UserError
 from core.marker import list_files
+from core.names import name_of
 from core.strict import ClosedRecord, Record, checked, parse
 from core.tensors import CHUNK_BYTES, Pieces, TensorFile, write_tensors
 from training.columns import column_rows, input_columns
@@ -303,6 +304,7 @@ def load_weights(path: Path, model: nn.Module, verified: bool = False) -> None:
         expected = {"read": input_columns(model), "rows": column_rows(model)}
         fault = other_columns(written.model_dump(), expected)
     if not fault:
+        file.rename(_plain_names(model, file))
         shapes = {name: file.shape(name) for name in file}
         if hasattr(model, "make_room"):  # some of its buffers are as long as training made them
             model.make_room(shapes)
@@ -316,6 +318,17 @@ def load_weights(path: Path, model: nn.Module, verified: bool = False) -> None:
         fault = _value_fault(model)
     if fault:
         raise UserError(f"{path}: not the weights of this model and schema: {fault}")
+
+
+def _plain_names(model: nn.Module, file: TensorFile) -> dict[str, str]:
+    """Names of tensors in ``file`` that an older version made of columns' names as they are, with
+    those that the model has now (:func:`core.names.key_of`)."""
+    found = {}
+    for name in model.state_dict():
+        plain = ".".join(name_of(part) for part in name.split("."))
+        if plain != name and name not in file and plain in file:
+            found[plain] = name
+    return found
 
 
 @torch.no_grad()

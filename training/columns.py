@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from torch import nn
 
+from core.names import name_of
 from training.embeddings import TableGroup
 
 
@@ -45,7 +46,7 @@ def table_slices(model: nn.Module) -> list[TableSlice]:
     for path, module in model.named_modules():
         if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.weight not in grouped:
             grouped.add(module.weight)
-            column = path.rpartition(".")[2]
+            column = name_of(path.rpartition(".")[2])
             weight = module.weight
             found.append(TableSlice(column, names[weight], weight, 0, len(weight)))
     return found

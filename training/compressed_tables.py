@@ -12,6 +12,7 @@ from torch import nn
 
 from core.errors import UserError
 from core.merlin import ColumnSchema, Schema
+from core.names import key_of
 from training.embeddings import (
     NORMAL_SCALE,
     Initialisation,
@@ -168,8 +169,10 @@ class HashedTables(nn.Module):
         self.rows = {
             c.name: -(-rows_of(c) // settings.collisions) for c in schema if c.name in shared
         }
-        # A name of its own: these rows are not the column's codes any more.
-        self.keys = {name: f"{name}#" if name in shared else name for name in self.names}
+        # A name of its own, and no other column's: these rows are not the column's codes any more.
+        taken = [*self.names, *(column.int_domain.name for column in schema)]
+        self.mark = "#" * (1 + max(len(name) - len(name.rstrip("#")) for name in taken))
+        self.keys = {name: name + self.mark if name in shared else name for name in self.names}
         tables = {self.keys[c.name]: (c.name, self.rows.get(c.name, rows_of(c))) for c in schema}
         self.tables = _resized(schema, tables, dim, initialisation)
         for name, rows in self.rows.items():
@@ -182,10 +185,10 @@ class HashedTables(nn.Module):
         codes = dict(inputs)
         for name, rows in self.rows.items():
             if name in inputs:
-                codes[f"{name}#"] = inputs[name] % rows
+                codes[self.keys[name]] = inputs[name] % rows
             else:
-                codes[f"{name}#__values"] = inputs[f"{name}__values"] % rows
-                codes[f"{name}#__offsets"] = inputs[f"{name}__offsets"]
+                codes[f"{self.keys[name]}__values"] = inputs[f"{name}__values"] % rows
+                codes[f"{self.keys[name]}__offsets"] = inputs[f"{name}__offsets"]
         found = self.tables(codes)
         return {name: found[key] for name, key in self.keys.items()}
 
@@ -238,15 +241,16 @@ class MixedTables(nn.Module):
             for name, count in rows.items()
         }
         self.tables = WidthGroups(schema, dims, initialisation)
+        self.keys = {name: key_of(name) for name, width in dims.items() if width < dim}
         self.projections = nn.ModuleDict(
-            {name: Projection(width, dim) for name, width in dims.items() if width < dim}
+            {key: Projection(dims[name], dim) for name, key in self.keys.items()}
         )
 
     def forward(self, inputs: Vectors, batch: Any = None) -> Vectors:
         """Codes ``(batch,)`` by name → vectors ``(batch, dim)`` by name."""
         found = self.tables(inputs)
         return {
-            name: self.projections[name](vectors) if name in self.projections else vectors
+            name: self.projections[self.keys[name]](vectors) if name in self.keys else vectors
             for name, vectors in found.items()
         }
 

@@ -4,6 +4,7 @@ A state may be a stranger's: each part goes through a schema, each table through
 types, its size in memory and its values.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -13,6 +14,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from core.errors import UserError
+from core.names import file_keys
 from core.parquet_bounds import Kinds, check_bounds, read_bounded
 from core.strict import ClosedRecord, checked
 from core.sums import Contents
@@ -21,6 +23,8 @@ MOST_COUNTED = 1 << 62
 VALUES = (pa.int64(), pa.string(), pa.large_string())
 """The types of values that operators know; see :func:`workflows.ops.values.as_values`."""
 COUNTS = (pa.int64(),)
+LONGEST_NAME = 64
+"""Characters of a file's name that are few enough for every file system, whatever they are."""
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -75,6 +79,17 @@ class StateFiles:
     def refuse(self, key: str, what: str) -> NoReturn:
         """Raises the UserError of a key of ``state.json``."""
         raise UserError(f"{self._where}: {key}: {what}")
+
+    def of_columns(self, kind: str, columns: Iterable[str]) -> dict[str, str]:
+        """The name of each column's file of a kind, as :func:`column_files` gives them; where an
+        older version wrote it under the plain name, that one."""
+        files = column_files(kind, columns)
+        for column, file in files.items():
+            plain = f"{kind}.{column}.parquet"
+            possible = plain != file and not {"/", "\0"} & {*plain} and len(plain) < LONGEST_NAME
+            if possible and not self.has(file) and self.has(plain):
+                files[column] = plain
+        return files
 
     def has(self, name: str) -> bool:
         """Whether there is a file of this name."""
@@ -140,6 +155,11 @@ class StateFiles:
     def _name(self, name: str) -> str:
         """The file's name in the manifest."""
         return (self.folder / name).relative_to(self._contents.folder).as_posix()
+
+
+def column_files(kind: str, columns: Iterable[str]) -> dict[str, str]:
+    """The name of the file of a kind that an operator writes for each of its columns."""
+    return {column: f"{kind}.{key}.parquet" for column, key in file_keys(columns).items()}
 
 
 def are_distinct(values: pa.Array) -> bool:

@@ -1,6 +1,7 @@
 """The report's figures, one SVG each, sized by what they show."""
 
 import io
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,8 @@ BLUE, ORANGE, GREY = "#3b6fb6", "#d9822b", "#b8bec6"
 SPLIT_COLOURS = {"train": GREY, "valid": BLUE, "test": ORANGE}
 WIDTH, ROW = 9.5, 0.27
 """Inches: of a figure, and of one column's line in it."""
+LONGEST = 40
+"""Characters of a name at an axis."""
 STABLE, SHIFTED = 0.1, 0.25
 """The usual marks of the PSI."""
 STYLE = {
@@ -41,7 +44,8 @@ def _figure(lines: int, draw: Callable[[Any], None], extra: float = 0.9) -> Figu
 def svg(figure: Figure) -> str:
     """A figure as an SVG element without any reference to elsewhere."""
     text = io.StringIO()
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()[text.getvalue().index("<svg") :]
 
@@ -58,7 +62,7 @@ def days(report: Report) -> Figure:
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         step = max(1, -(-len(names) // 24))
         turned = {"rotation": 45, "ha": "right"} if len(names) > 8 else {}
-        axes.set_xticks(at[::step], names[::step], **turned)
+        axes.set_xticks(at[::step], axis_labels(names[::step]), **turned, parse_math=False)
         rates = [entry.get("click_rate") for entry in found]
         if any(rate is not None for rate in rates):
             right = axes.twinx()
@@ -153,8 +157,9 @@ def drift(report: Report) -> Figure:
             shown = axes.imshow(values, aspect="auto", cmap="OrRd", vmin=0, vmax=2 * SHIFTED)
         step = max(1, -(-len(names) // 24))
         turned = {"rotation": 45, "ha": "right"} if len(names) > 8 else {}
-        axes.set_xticks(np.arange(len(names))[::step], names[::step], **turned)
-        axes.set_yticks(range(len(columns)), [column["column"] for column in columns])
+        days = axis_labels(names[::step])
+        axes.set_xticks(np.arange(len(names))[::step], days, **turned, parse_math=False)
+        _label(axes, [column["column"] for column in columns])
         axes.tick_params(length=0)
         if len(names) <= 16:
             for (row, day), value in np.ndenumerate(values):
@@ -170,11 +175,22 @@ def drift(report: Report) -> Figure:
 
 def _lines(axes: Any, names: list[str]) -> None:
     """One line a column, the first on top."""
-    axes.set_yticks(range(len(names)), names)
+    _label(axes, names)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(axis="x", color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(axis="y", length=0)
+
+
+def _label(axes: Any, names: list[str]) -> None:
+    """A name a line, as it is: matplotlib would set what is between two $ as a formula."""
+    axes.set_yticks(range(len(names)), axis_labels(names), parse_math=False)
+
+
+def axis_labels(names: list[str]) -> list[str]:
+    """Names that fit at an axis, without line ends and other characters that have no glyph."""
+    plain = ("".join(c if c.isprintable() else "\ufffd" for c in name) for name in names)
+    return [name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in plain]
 
 
 def _percent(axes: Any) -> None:

@@ -65,7 +65,8 @@ class RawLog:
                 continue
             wanted = [column, TIME] if self.by_date and column != TIME else [column]
             frame = read_frame(shard.path, columns=wanted, use_statistics=False)
-            yield Chunk(frame[column], self._days(frame, shard), rows_by_split(splits))
+            values = frame[column].alias("value")  # Polars takes some names for patterns.
+            yield Chunk(values, self._days(frame, shard), rows_by_split(splits))
 
     def _days(self, frame: pl.DataFrame, shard: Shard) -> np.ndarray:
         if self.first_date is None:

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from core.artifacts import read_json
 from core.parquet import read_table
+from workflows.state_files import StateFiles
 
 
 @dataclass(frozen=True)
@@ -45,20 +46,25 @@ def read_vocabulary(state: Path, column: str) -> Vocabulary | None:
 
     Columns that share a vocabulary have one of the group, counted over all of them.
     """
-    for name in (column, *_groups(state, column)):
-        for path in sorted(state.glob(f"*/counts.{name}.parquet")):
-            counted = read_table(path)
-            values = counted["value"].combine_chunks()
-            counts = counted["count"].combine_chunks().to_numpy()
-            coded = read_table(path.with_name(f"unique.{name}.parquet"))["value"]
-            coded = coded.combine_chunks().cast(values.type)
-            mask = np.asarray(pc.is_in(values, coded))
-            return Vocabulary(values, counts, len(coded), int(counts[mask].sum()))
+    for entry in read_json(state / "state.json")["operators"]:
+        if entry["operator"] != "Categorify":
+            continue
+        groups = entry["state"]["shared"]
+        key = next(("_".join(group) for group in groups if column in group), column)
+        if key not in entry["state"]["columns"]:
+            continue
+        files = StateFiles(
+            state / entry["folder"], entry["state"], str(state), entry["state"]["columns"]
+        )
+        counted = read_table(_path(files, "counts", key))
+        values = counted["value"].combine_chunks()
+        counts = counted["count"].combine_chunks().to_numpy()
+        coded = read_table(_path(files, "unique", key))["value"]
+        coded = coded.combine_chunks().cast(values.type)
+        mask = np.asarray(pc.is_in(values, coded))
+        return Vocabulary(values, counts, len(coded), int(counts[mask].sum()))
     return None
 
 
-def _groups(state: Path, column: str) -> list[str]:
-    """Names of the shared vocabularies that ``column`` takes part in."""
-    operators = read_json(state / "state.json")["operators"]
-    groups = [group for entry in operators for group in (entry["state"] or {}).get("shared", ())]
-    return ["_".join(group) for group in groups if column in group]
+def _path(files: StateFiles, kind: str, key: str) -> Path:
+    return files.folder / files.of_columns(kind, files.columns)[key]

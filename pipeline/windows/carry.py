@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import torch
 
 from core.errors import UserError
+from core.names import key_of
 from pipeline.vocabularies import vocabularies
 
 
@@ -50,7 +51,7 @@ def carry_over(
 
     Args:
         item: name of the item column. What has a row an item need not be named after it; what has
-            a row a code of another column has that column's name in its own.
+            a row a code of another column stands under that column's key.
 
     Raises:
         UserError: a parameter has another shape for a reason other than the codes.
@@ -77,9 +78,10 @@ def _codes_of(
     name: str, dims: int, sizes: tuple[int, int], moved: Mapping[str, Moved], item: str
 ) -> torch.Tensor | None:
     fitting = {column: one.old for column, one in moved.items() if one.sizes == sizes}
-    named = [column for column in fitting if column in name]
-    if named:
-        return fitting[max(named, key=len)]
+    module = name.split(".")[-2:][0]
+    named = next((column for column in fitting if key_of(column) == module), None)
+    if named is not None:
+        return fitting[named]
     # A bias has a value an item; a matrix that is square by chance has not.
     if item in fitting and (sizes[0] != sizes[1] or dims == 1):
         return fitting[item]

@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import nn
 
 from core.merlin import Schema, torch_models
+from core.names import key_of
 from training.batches import Inputs
 from training.ranking.layers import FlatFeatures, mlp
 from training.ranking.objectives import (
@@ -38,14 +39,16 @@ class MMoE(nn.Module):
         super().__init__()
         mm = torch_models()
         self.features = FlatFeatures(schema, settings)
-        gates = mm.ParallelBlock({name: nn.Identity() for name in names})
+        self.keys = {name: key_of(name) for name in names}
+        gates = mm.ParallelBlock({key: nn.Identity() for key in self.keys.values()})
         expert = mlp(settings.expert_mlp, settings)
         self.experts = mm.MMOEBlock(expert, settings.experts, outputs=gates)
         self.towers = Towers(schema, names, settings)
 
     def forward(self, inputs: Inputs) -> Logits:
         """→ logits ``(batch, 1)`` by label."""
-        return self.towers(self.experts(self.features(inputs)))
+        mixed = self.experts(self.features(inputs))
+        return self.towers({name: mixed[key] for name, key in self.keys.items()})
 
 
 def build(schema: Schema, settings: MMoESettings) -> ObjectivesModel:

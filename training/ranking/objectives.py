@@ -8,6 +8,7 @@ from torch import nn
 
 from core.errors import UserError
 from core.merlin import Schema, Tags, torch_models
+from core.names import key_of
 from training.batches import Batch, Inputs
 from training.metrics.binary import BinaryAccumulator
 from training.ranking.click_model import ClickModel, finish, logit_output
@@ -121,14 +122,15 @@ class Towers(nn.Module):
     def __init__(self, schema: Schema, names: list[str], settings: ObjectivesSettings) -> None:
         super().__init__()
         self.towers = nn.ModuleDict()
-        for name in names:
+        self.keys = {name: key_of(name) for name in names}
+        for name, key in self.keys.items():
             output = logit_output(schema.select_by_name([name]))
             layers = [mlp(settings.tower_mlp, settings)] if settings.tower_mlp else []
-            self.towers[name] = torch_models().Block(*layers, output)
+            self.towers[key] = torch_models().Block(*layers, output)
 
     def forward(self, features: dict[str, torch.Tensor]) -> Logits:
         """``(batch, width)`` by label → ``(batch, 1)`` by label."""
-        return {name: tower(features[name]) for name, tower in self.towers.items()}
+        return {name: self.towers[key](features[name]) for name, key in self.keys.items()}
 
 
 def labels(schema: Schema, settings: ObjectivesSettings, model: str) -> list[str]:

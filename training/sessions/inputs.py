@@ -5,6 +5,7 @@ from torch import nn
 
 from core.errors import UserError
 from core.merlin import ColumnSchema, Schema, Tags
+from core.names import key_of
 from training.dropout import Dropout
 from training.sessions.base import cardinality, side_features
 from training.sessions.items import ItemVectors
@@ -26,14 +27,11 @@ class EventVectors(nn.Module):
         # The items are the model's; here they are only asked.
         self._items = [items]
         self.item, self.fusion = items.item, settings.side_fusion
+        self.keys = {name: key_of(name) for name in names if Tags.CATEGORICAL in schema[name].tags}
         self.tables = nn.ModuleDict(
-            {
-                name: _table(schema[name], settings)
-                for name in names
-                if Tags.CATEGORICAL in schema[name].tags
-            }
+            {key: _table(schema[name], settings) for name, key in self.keys.items()}
         )
-        self.numbers = [name for name in names if name not in self.tables]
+        self.numbers = [name for name in names if name not in self.keys]
         side = len(self.tables) * settings.side_dim + len(self.numbers)
         width = settings.d_model
         joined = width + side if self.fusion == "concat" else side
@@ -46,7 +44,7 @@ class EventVectors(nn.Module):
         vectors = self._items[0](columns[self.item].long())
         if self.project is None:
             return self.dropout(vectors)
-        side = [table(columns[name].long()) for name, table in self.tables.items()]
+        side = [self.tables[key](columns[name].long()) for name, key in self.keys.items()]
         side += [columns[name].float()[..., None] for name in self.numbers]
         joined = torch.cat([vectors, *side], -1)
         if self.fusion == "concat":

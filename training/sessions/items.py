@@ -5,6 +5,7 @@ from torch import nn
 from torch.nn import functional
 
 from core.merlin import ColumnSchema, Schema, Tags
+from core.names import key_of
 from training.distributed import ranks
 from training.dropout import Dropout
 from training.sessions.base import cardinality, item_column
@@ -42,16 +43,18 @@ class ItemVectors(nn.Module):
         drawn = settings.loss_over(self.num_items) != "cross_entropy"
         # Gradients of the processes are averaged, which NCCL does for dense ones only.
         sparse = drawn and self.num_items >= SPARSE_FROM and ranks.world_size() == 1
-        # Keys are column names, by which faults in a table are told.
-        self.inputs = nn.ModuleDict({item.name: self._table(self.num_items, width, sparse)})
+        # Keys are those of column names, by which faults in a table are told.
+        self.key = key_of(item.name)
+        self.inputs = nn.ModuleDict({self.key: self._table(self.num_items, width, sparse)})
         self.outputs = nn.ModuleDict()
         if not settings.weight_tying:
-            self.outputs[item.name] = self._table(self.num_items, width, sparse)
+            self.outputs[self.key] = self._table(self.num_items, width, sparse)
         self.mixtures = settings.mixtures
         # To every vector that a prefix asks with comes the log of its weight.
         self.asks = nn.Linear(width, self.mixtures * (width + 1)) if self.mixtures > 1 else None
         self.features = nn.ModuleDict()
         self.directions = nn.ParameterDict()
+        self.names = {key_of(name): name for name in settings.item_features}
         for name in settings.item_features:
             self._add_feature(schema[name], width)
 
@@ -63,14 +66,15 @@ class ItemVectors(nn.Module):
         return table
 
     def _add_feature(self, column: ColumnSchema, width: int) -> None:
+        key = key_of(column.name)
         if Tags.CATEGORICAL in column.tags:
-            self.features[column.name] = self._table(cardinality(column), width)
+            self.features[key] = self._table(cardinality(column), width)
             codes = torch.zeros(self.num_items, dtype=torch.long)
-            self.register_buffer(f"codes_{column.name}", codes)
+            self.register_buffer(f"codes_{key}", codes)
         else:
-            self.directions[column.name] = nn.Parameter(torch.randn(width) * self.std)
-            self.register_buffer(f"sums_{column.name}", torch.zeros(self.num_items))
-            self.register_buffer(f"events_{column.name}", torch.zeros(self.num_items))
+            self.directions[key] = nn.Parameter(torch.randn(width) * self.std)
+            self.register_buffer(f"sums_{key}", torch.zeros(self.num_items))
+            self.register_buffer(f"events_{key}", torch.zeros(self.num_items))
 
     def observe(self, sessions: Sessions) -> None:
         """Takes in what training events show of their items' features.
@@ -79,13 +83,13 @@ class ItemVectors(nn.Module):
         the same whatever the order of the events.
         """
         items = sessions.columns[self.item].long()
-        for name in self.features:
-            codes = sessions.columns[name].long()
-            self.get_buffer(f"codes_{name}").scatter_reduce_(0, items, codes, "amax")
-        for name in self.directions:
-            values = sessions.columns[name].float()
-            self.get_buffer(f"sums_{name}").index_add_(0, items, values)
-            self.get_buffer(f"events_{name}").index_add_(0, items, torch.ones_like(values))
+        for key in self.features:
+            codes = sessions.columns[self.names[key]].long()
+            self.get_buffer(f"codes_{key}").scatter_reduce_(0, items, codes, "amax")
+        for key in self.directions:
+            values = sessions.columns[self.names[key]].float()
+            self.get_buffer(f"sums_{key}").index_add_(0, items, values)
+            self.get_buffer(f"events_{key}").index_add_(0, items, torch.ones_like(values))
 
     def state_fault(self) -> str:
         """What is wrong with a state that was read; empty if nothing is."""
@@ -100,11 +104,11 @@ class ItemVectors(nn.Module):
 
     def forward(self, items: torch.Tensor) -> torch.Tensor:
         """Item codes of any shape → the vectors that events are read as, ``(…, d_model)``."""
-        return self._with_features(self.inputs[self.item](items), items)
+        return self._with_features(self.inputs[self.key](items), items)
 
     def candidates(self, items: torch.Tensor | slice = slice(None)) -> torch.Tensor:
         """The vectors that prefixes are compared with, ``(…, d_model)``, of those codes or all."""
-        table = (self.outputs if len(self.outputs) else self.inputs)[self.item]
+        table = (self.outputs if len(self.outputs) else self.inputs)[self.key]
         own = table.weight[items] if isinstance(items, slice) else table(items)
         vectors = self.dropout(self._with_features(own, items))
         return functional.normalize(vectors, dim=-1) if self.similarity == "cosine" else vectors

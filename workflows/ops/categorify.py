@@ -24,7 +24,7 @@ from workflows.ops.lookup import ABSENT, ValueLookup
 from workflows.ops.reduction import lies_on_a_gpu, tree_reduce
 from workflows.ops.spill import Counts, CountsFile, Tally
 from workflows.ops.values import as_values, cast_to, counted_on_device, one_array
-from workflows.state_files import COUNTS, VALUES, OperatorState, StateFiles
+from workflows.state_files import COUNTS, VALUES, OperatorState, StateFiles, column_files
 
 FIRST_VALUE = 3
 """The code of the most frequent value; the others follow by falling frequency. With ``num_buckets``
@@ -290,8 +290,13 @@ class Categorify(ops.Categorify):
         """Writes ``unique.<column>.parquet`` (values in the order of their codes, from 2 +
         num_buckets) and all counts beside it; a shared vocabulary under its group's name."""
         columns = sorted(self.vocabulary)
+        files = column_files("counts", columns), column_files("unique", columns)
+
+        def save(name: str) -> None:
+            self._save(name, *(folder / of[name] for of in files))
+
         with ThreadPoolExecutor(COLUMNS_AT_ONCE) as pool:  # Arrow sorts and writes without the lock
-            list(pool.map(lambda name: self._save(folder, name), columns))
+            list(pool.map(save, columns))
         return {
             "columns": columns,
             "freq_threshold": self.min_count,
@@ -300,14 +305,13 @@ class Categorify(ops.Categorify):
             "shared": [list(group) for group in self.shared],
         }
 
-    def _save(self, folder: Path, name: str) -> None:
-        path = folder / f"counts.{name}.parquet"
-        spill.write_counts(path, spill.batches(self.counts[name]))
+    def _save(self, name: str, counts: Path, unique: Path) -> None:
+        spill.write_counts(counts, spill.batches(self.counts[name]))
         if isinstance(self.counts[name], CountsFile):
-            self.counts[name] = CountsFile(path)
+            self.counts[name] = CountsFile(counts)
         vocabulary = pa.table({"value": self.vocabulary[name]})
         # Distinct values: a dictionary would hold each once.
-        write_parquet(folder / f"unique.{name}.parquet", vocabulary, use_dictionary=False)
+        write_parquet(unique, vocabulary, use_dictionary=False)
 
     def load_state(self, files: StateFiles) -> None:
         found = files.record(CategorifyState)
@@ -316,9 +320,9 @@ class Categorify(ops.Categorify):
         files.expect("max_size", found.max_size, self.cap)
         files.expect("num_buckets", found.num_buckets, self.buckets)
         files.expect("shared", found.shared, [list(group) for group in self.shared])
-        for name in found.columns:
-            counts = f"counts.{name}.parquet"
-            self.vocabulary[name] = _loaded_vocabulary(files, f"unique.{name}.parquet")
+        uniques = files.of_columns("unique", found.columns)
+        for name, counts in files.of_columns("counts", found.columns).items():
+            self.vocabulary[name] = _loaded_vocabulary(files, uniques[name])
             if files.has(counts):  # an exported bundle applies vocabularies but cannot extend them
                 self.counts[name] = _loaded_counts(files, counts, self.vocabulary[name].type)
         self._indexes.clear()

@@ -13,7 +13,7 @@ from core.merlin import ColumnSchema, Schema, Tags, ops
 from workflows.ops.lookup import ValueLookup, one_type
 from workflows.ops.reduction import tree_reduce
 from workflows.ops.values import as_values, counted_on_device, one_array
-from workflows.state_files import COUNTS, VALUES, OperatorState, StateFiles
+from workflows.state_files import COUNTS, VALUES, OperatorState, StateFiles, column_files
 
 SUFFIX = "_count"
 Counted = tuple[pa.Array, np.ndarray]
@@ -76,18 +76,18 @@ class CountEncoding(ops.StatOperator):
 
     def save_state(self, folder: Path) -> dict[str, Any]:
         """Writes ``values.<column>.parquet``: every value and its count, in value order."""
+        files = column_files("values", self.counts)
         for name, (values, counts) in self.counts.items():
             order = pc.sort_indices(values)
             table = {"value": values.take(order), "count": pa.array(counts).take(order)}
-            write_parquet(folder / f"values.{name}.parquet", pa.table(table))
+            write_parquet(folder / files[name], pa.table(table))
         return {"columns": sorted(self.counts)}
 
     def load_state(self, files: StateFiles) -> None:
         columns = files.record(CountState).columns
         files.expect("columns", columns, sorted(files.columns))
         loaded = {}
-        for name in columns:
-            file = f"values.{name}.parquet"
+        for name, file in files.of_columns("values", columns).items():
             table = files.table(file, {"value": VALUES, "count": COUNTS})
             values, counts = one_array(table["value"]), table["count"].to_numpy()
             files.check_distinct(file, values)

@@ -11,7 +11,7 @@ from core.artifacts import write_parquet
 from core.merlin import ops
 from workflows.ops.fill_clip import by_column, fill
 from workflows.ops.reduction import tree_reduce
-from workflows.state_files import COUNTS, Finite, OperatorState, StateFiles
+from workflows.state_files import COUNTS, Finite, OperatorState, StateFiles, column_files
 
 Counted = tuple[np.ndarray, np.ndarray]
 """Distinct values, rising, and how often each was seen."""
@@ -63,18 +63,16 @@ class FillMedian(ops.FillMedian):
 
     def save_state(self, folder: Path) -> dict[str, Any]:
         """Writes ``counts.<column>.parquet``: all values and how often each was seen."""
+        files = column_files("counts", self.counted)
         for name, (values, counts) in self.counted.items():
-            write_parquet(
-                folder / f"counts.{name}.parquet", pa.table({"value": values, "count": counts})
-            )
+            write_parquet(folder / files[name], pa.table({"value": values, "count": counts}))
         return {"medians": self.medians}
 
     def load_state(self, files: StateFiles) -> None:
         medians = files.record(MedianState).medians
         files.expect("medians", sorted(medians), sorted(files.columns))
         counted = {}
-        for name in medians:
-            file = f"counts.{name}.parquet"
+        for name, file in files.of_columns("counts", medians).items():
             if not files.has(file):  # an exported bundle fills but cannot be extended
                 continue
             table = files.table(file, {"value": (pa.float64(),), "count": COUNTS})

@@ -22,18 +22,24 @@ from workflows.state_files import (
     OperatorState,
     StateFiles,
     are_distinct,
+    column_files,
 )
 
-TARGET = "__target__"
-"""What the target is called in the fit, whatever its own name."""
+TARGET = "target"
+"""What the target is called in the fit, where the columns to encode are called ``COLUMN`` and
+their name."""
+COLUMN = "="
 LEAST = 1e-6
 """Means are kept this far from 0 and 1 before their logarithm is taken."""
 EQUAL = 0.1
 """Logarithms of counts that deviate less than this are not scaled up: they differ by chance."""
-TOTALS = "totals"
-"""Stands beside the columns' statistics for those of all rows."""
+TOTALS = None
+"""Key of the statistics of all rows, among those of the columns."""
+TOTALS_FILE = "sums.totals.parquet"
+TWIN_OF_TOTALS = "sums.totals~.parquet"
+"""The file of a column that is called totals."""
 FOLDS = (pa.int8(), pa.int64())
-Statistics = dict[str, pa.Table]
+Statistics = dict[str | None, pa.Table]
 """Columns ``value`` (not in TOTALS), ``fold``, ``count`` and ``sum`` (of the target)."""
 
 
@@ -103,11 +109,12 @@ class TargetEncoding(ops.StatOperator):
         """The columns to encode, the target and the fold of each row."""
         # Not an operator before this one: NVTabular drops what one makes of an empty partition.
         selector = ops.ColumnSelector([name for name in names if name != self.target])
-        found = df[[*self.single, self.target]].rename(columns={self.target: TARGET})
+        given = {COLUMN + name: df[name] for name in self.single} | {TARGET: df[self.target]}
         if self.joint.groups:
-            found = frames.joined(found, self.joint.frame(df))
-        found[FOLD] = RowFold(self.folds, self.flag).transform(selector, df)[FOLD]
-        return found
+            joint = self.joint.frame(df)
+            given |= {COLUMN + name: joint[name] for name in joint.columns}
+        folds = RowFold(self.folds, self.flag).transform(selector, df)
+        return frames.frame_of(df, given | {FOLD: folds[FOLD]})
 
     # fit
 
@@ -139,7 +146,7 @@ class TargetEncoding(ops.StatOperator):
                 beside = {out: frames.beside(df, table) for out, table in encodings.items()}
                 self._tables[key] = lookup, beside
             lookup, encodings = self._tables[key]
-            positions = lookup.positions(known[name])
+            positions = lookup.positions(known[COLUMN + name])
             # Position -1, an unknown value, finds the last row; fold -1 the last column.
             columns |= {out: table[positions, folds] for out, table in encodings.items()}
         return frames.frame_of(df, columns)
@@ -199,10 +206,11 @@ class TargetEncoding(ops.StatOperator):
 
     def save_state(self, folder: Path) -> dict[str, Any]:
         """Writes ``sums.<column>.parquet``: count and sum of each value and fold, sorted."""
+        columns = sorted(name for name in self.statistics if name is not TOTALS)
+        files = self._files(column_files("sums", columns))
         for name, table in self.statistics.items():
             keys = [(key, "ascending") for key in ("value", "fold") if key in table.column_names]
-            write_parquet(folder / f"sums.{name}.parquet", table.sort_by(keys))
-        columns = sorted(name for name in self.statistics if name != TOTALS)
+            write_parquet(folder / files[name], table.sort_by(keys))
         settings = {"folds": self.folds, "smoothing": self.smoothing, "log_odds": self.log_odds}
         return {"columns": columns, **settings}
 
@@ -211,14 +219,19 @@ class TargetEncoding(ops.StatOperator):
         files.expect("columns", found.columns, sorted(self.columns))
         for key in ("folds", "smoothing", "log_odds"):
             files.expect(key, getattr(found, key), getattr(self, key))
-        names = [*found.columns, TOTALS]
-        self.fit_finalize({name: self._load(files, name) for name in names})
+        names = self._files(files.of_columns("sums", found.columns))
+        self.fit_finalize({name: self._load(files, name, file) for name, file in names.items()})
         self.fitted = True
 
-    def _load(self, files: StateFiles, name: str) -> pa.Table:
+    @staticmethod
+    def _files(of_columns: dict[str, str]) -> dict[str | None, str]:
+        """The file of each column, which is not that of all rows, and that of all rows."""
+        own = {n: TWIN_OF_TOTALS if f.lower() == TOTALS_FILE else f for n, f in of_columns.items()}
+        return {**own, TOTALS: TOTALS_FILE}
+
+    def _load(self, files: StateFiles, name: str | None, file: str) -> pa.Table:
         """A column's statistics, or those of all rows, checked."""
-        file = f"sums.{name}.parquet"
-        value = {} if name == TOTALS else {"value": VALUES}
+        value = {} if name is TOTALS else {"value": VALUES}
         kinds = {**value, "fold": FOLDS, "count": COUNTS, "sum": (pa.float64(),)}
         table = files.table(file, kinds, with_null="value")
         folds = table["fold"].to_numpy()
@@ -285,7 +298,7 @@ def fold_sums(df: Any) -> Statistics:
     for name in df.columns:
         if name not in (TARGET, FOLD):
             values = as_values(df[name]).filter(pa.array(kept))
-            found[name] = _grouped(pa.table({"value": values, **base}))
+            found[name.removeprefix(COLUMN)] = _grouped(pa.table({"value": values, **base}))
     return found
 
 
@@ -300,7 +313,9 @@ def _fold_sums_on_device(df: Any) -> Statistics:
     for name in df.columns:
         if name not in (TARGET, FOLD):
             places, values = _places(df[name], kept)
-            found[name] = _sums_by_pair(places * number + folds, number, targets, values)
+            found[name.removeprefix(COLUMN)] = _sums_by_pair(
+                places * number + folds, number, targets, values
+            )
     return found
 
 
@@ -340,7 +355,7 @@ def add_sums(parts: list[Statistics]) -> Statistics:
         tables = [part[name] for part in parts]
         rest = pa.concat_tables([table.select(["fold", "count", "sum"]) for table in tables])
         joined = {key: rest[key] for key in rest.column_names}
-        if name != TOTALS:
+        if name is not TOTALS:
             joined = {"value": one_type([one_array(table["value"]) for table in tables]), **joined}
         added[name] = _grouped(pa.table(joined))
     return added
