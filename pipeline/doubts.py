@@ -1,4 +1,103 @@
 """What of a log or its splits makes metrics doubtful: sentences in the features' manifest."""
 
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
 WARNINGS = "warnings"
 """The key of the manifest that holds them."""
+TARGETS = "targets"
+"""The key of a split that holds, of each target, its least and greatest value and its ones."""
+FEW_ROWS, FEW_OF_A_CLASS = 200, 30
+"""Fewer rows, or rows of one class, than this say little."""
+FIRST_VALUE = 3
+"""Codes of a column before those of its values."""
+
+Target = dict[str, float]
+
+
+def target_names(schema: Iterable[Any]) -> list[str]:
+    """The columns of features that are targets."""
+    from core.merlin import Tags  # All of Merlin; a command's --help does not wait for it.
+
+    return [column.name for column in schema if Tags.TARGET in column.tags and not column.is_list]
+
+
+def describe_targets(names: list[str], values: Callable[[str], Any]) -> dict[str, Target]:
+    """Least, greatest value and ones of each target of some rows; empty where there are no rows."""
+    found = {}
+    for name in names:
+        array = values(name)
+        if len(array):
+            ones = int(np.count_nonzero(array == 1))
+            found[name] = {"min": float(array.min()), "max": float(array.max()), "ones": ones}
+    return found
+
+
+def joined_targets(parts: Iterable[Mapping[str, Target]]) -> dict[str, Target]:
+    """The same of the rows of several parts together."""
+    whole: dict[str, Target] = {}
+    for part in parts:
+        for name, found in part.items():
+            before = whole.get(name, found | {"ones": 0})
+            whole[name] = {
+                "min": min(before["min"], found["min"]),
+                "max": max(before["max"], found["max"]),
+                "ones": before["ones"] + found["ones"],
+            }
+    return whole
+
+
+def doubts(manifest: Mapping[str, Any], split: Mapping[str, Any]) -> list[str]:
+    """What to know before a metric of features with ``manifest`` is believed.
+
+    Args:
+        split: the settings of the split.
+    """
+    unit, found = manifest["unit"], []
+    train = manifest["splits"]["train"]
+    for name, target in train.get(TARGETS, {}).items():
+        if target["min"] == target["max"]:
+            found.append(
+                f"{name} is {target['min']:g} in all {train[unit]:,} {unit} that train: there is "
+                "nothing to learn from it; check the column and how it is read"
+            )
+    if manifest["cardinality"].get("item_id", math.inf) <= FIRST_VALUE + 1 and train[unit]:
+        found.append("all that train have one and the same item: there is nothing to learn")
+    for name in ("valid", "test"):
+        found += _of_split(name, manifest["splits"][name], unit, split)
+    return found
+
+
+def _of_split(
+    split: str, held_out: Mapping[str, Any], unit: str, settings: Mapping[str, Any]
+) -> list[str]:
+    rows = held_out[unit]
+    if not rows:
+        asked = settings["valid"] if split == "valid" else settings["test"]
+        chosen = not asked and (split == "valid" or settings["kind"] == "fraction")
+        return [] if chosen else [f"the {split} split is empty: nothing can be evaluated on it"]
+    found = []
+    if rows < FEW_ROWS:
+        found.append(
+            f"the {split} split has {rows:,} {unit} only: a share of them is known to ±"
+            f"{1 / math.sqrt(rows):.2f}, and smaller differences between models say nothing"
+        )
+    for name, target in held_out.get(TARGETS, {}).items():
+        if not {target["min"], target["max"]} <= {0.0, 1.0}:
+            continue
+        ones = int(target["ones"])
+        least, value = min((ones, 1), (rows - ones, 0))
+        if least == 0:
+            found.append(
+                f"the {split} split has no row with {name} = {value} (of {rows:,}): there is no "
+                f"auc, and always saying {1 - value} would be right"
+            )
+        elif least < FEW_OF_A_CLASS:
+            found.append(
+                f"the {split} split has {least:,} of {rows:,} rows with {name} = {value} only: "
+                "metrics depend on these few"
+            )
+    return found

@@ -24,6 +24,7 @@ from core.settings import Settings
 from core.siblings import remove_sibling
 from core.sums import FILES, Contents, Sums, files_below, sums_of
 from pipeline import fitting, held_out, preprocess
+from pipeline.doubts import TARGETS, joined_targets
 from pipeline.feature_folder import open_features
 from pipeline.held_out import HELD_OUT, Settled
 from pipeline.params import settings_class
@@ -323,7 +324,11 @@ def _both(old: dict[str, Any], new: dict[str, Any], stays: tuple[str, ...]) -> d
         before, after = old["splits"][split], new["splits"][split]
         unknown = {name: n + before["unknown"][name] for name, n in after["unknown"].items()}
         rows, files, values = (before[key] + after[key] for key in (unit, "files", "values"))
-        whole["splits"][split] = preprocess.describe_split(unit, rows, files, values, unknown)
+        described = preprocess.describe_split(unit, rows, files, values, unknown)
+        if TARGETS in before:
+            parts = [of[TARGETS] for of in (before, after) if TARGETS in of]
+            described[TARGETS] = joined_targets(parts)
+        whole["splits"][split] = described
     return {**whole, "fits": [*fits, _fit(old, whole, stays)]}
 
 

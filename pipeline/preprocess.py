@@ -48,6 +48,14 @@ from core.sums import (
     write_manifest,
 )
 from pipeline import fitting, held_out
+from pipeline.doubts import (
+    TARGETS,
+    WARNINGS,
+    describe_targets,
+    doubts,
+    joined_targets,
+    target_names,
+)
 from pipeline.held_out import HELD_OUT, Settled
 from pipeline.ingest.generated import GENERATED
 from pipeline.splits import SPLITS, EmptySplit
@@ -188,6 +196,8 @@ def finish(
         clean: deletes what the finished features do not need.
     """
     write_text(output / SCHEMA, schema_to_json(workflow.output_schema))
+    split = read_json(output / PLAN)["settings"]["split"]
+    record[WARNINGS] = [*record.get(WARNINGS, ()), *doubts(record, split)]
     names = [PLAN, SCHEMA]
     for folder in (STATE, HELD_OUT):
         names += [f"{folder}/{name}" for name in files_below(output / folder)]
@@ -332,6 +342,7 @@ def apply_part(part: Part, workflow: Workflow, read: Read, output: str) -> dict[
     path = part.path(Path(output))
     if path.exists():
         coded = [column.name for column in workflow.output_schema if column.int_domain]
+        coded += target_names(workflow.output_schema)
         rows = read_footer(path).num_rows
         return describe(path, read_table(path, coded), rows, workflow)
     with gpu.named_shortage("writing features", fitting.SMALLER_PARTS):
@@ -400,6 +411,8 @@ def describe(path: Path, table: Any, rows: int, workflow: Workflow) -> dict[str,
         found = codes == first if first == last else (codes >= first) & (codes <= last)
         described["oov"][column.name] = int(np.count_nonzero(found))
         described["values"][column.name] = len(codes)
+    targets = target_names(workflow.output_schema)
+    described[TARGETS] = describe_targets(targets, lambda name: _codes(table[name], False))
     return described
 
 
@@ -448,7 +461,9 @@ def summary(
         # All coded columns of a row, or of a session's events, are equally long.
         values = sum(max(found["values"].values(), default=0) for found in mine)
         unknown = {name: sum(found["oov"][name] for found in mine) for name in coded}
-        manifest["splits"][split] = describe_split(unit, rows, len(mine), values, unknown)
+        described = describe_split(unit, rows, len(mine), values, unknown)
+        targets = joined_targets(found[TARGETS] for found in mine)
+        manifest["splits"][split] = described | ({TARGETS: targets} if targets else {})
     return manifest
 
 
