@@ -69,6 +69,11 @@ class TableGroup(nn.Module):
         codes = torch.stack([inputs[name].reshape(-1) for name in self.names], dim=1)
         return self.table(codes + self.places)
 
+    @property
+    def width(self) -> int:
+        """Of every vector."""
+        return self.table.weight.shape[1]
+
     def rows(self, name: str) -> slice:
         """Where the rows of a column's table lie in ``table.weight``, from its code 0 on."""
         return slice(int(self.places[self.names.index(name)]), None)

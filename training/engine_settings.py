@@ -42,6 +42,10 @@ class EngineSettings(Settings):
     table_learning_rate: float | None = Field(None, gt=0)
     """Of ``table_optimizer``; null: the same as ``learning_rate``."""
 
+    linear_learning_rate: float | None = Field(None, gt=0)
+    """Of the weights of single codes, which logistic_regression and the linear parts of fm, deepfm,
+    afm and wide_and_deep have; null: the same as ``table_learning_rate``."""
+
     table_weight_decay: float = Field(0.0, ge=0)
     """L2 on embedding rows, applied to the rows that a batch uses."""
 

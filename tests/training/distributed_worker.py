@@ -14,6 +14,7 @@ from training.batches import Batches
 from training.distributed import ranks
 from training.engine import EngineSettings, fit, seed_all
 from training.ranking.dlrm import DLRMSettings
+from training.ranking.fm import FMSettings
 from training.ranking.mmoe import MMoESettings
 from training.tables.storage import tables_in
 
@@ -32,6 +33,9 @@ def model_and_schema(family):
         schema = click_log.richer_schema()
         small = MMoESettings(embedding_dim=8, experts=2, expert_mlp=[16], dropout=0.0)
         return ranking.build("mmoe", schema, small), schema, schema.column_names
+    if family == "linear":
+        schema = click_log.schema()
+        return ranking.build("fm", schema, FMSettings(embedding_dim=8)), schema, schema.column_names
     normalisation = "batch" if family == "normalised" else "none"
     small = DLRMSettings(
         embedding_dim=8,

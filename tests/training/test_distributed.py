@@ -35,6 +35,7 @@ SESSIONS = {"optimizer": "adamw", "gradient_clip": 5.0, "learning_rate": 2e-3}
 ALL_RUNS = {name: ("ranking", settings) for name, settings in RUNS.items()}
 ALL_RUNS["xlnet"] = ("sessions", SESSIONS)
 ALL_RUNS["lists_and_two_labels"] = ("richer", {"sharding": "row_wise"})
+ALL_RUNS["linear_rate"] = ("linear", {"optimizer": "adam", "linear_learning_rate": 0.1})
 ALL_RUNS["out_of_core"] = ("richer", {"tables_out_of_core": True, "sharding": "table_wise"})
 STOPPED = {"sharding": "row_wise", "optimizer": "adam"}
 
@@ -45,6 +46,7 @@ def features(tmp_path_factory):
     folder = tmp_path_factory.mktemp("features")
     click_log.write(folder / "ranking" / "train", 10 * distributed_worker.BATCH + 1, seed=1)
     click_log.write(folder / "ranking" / "valid", 2 * distributed_worker.VALID_BATCH + 2, seed=2)
+    (folder / "linear").symlink_to(folder / "ranking")
     for split, count in (("train", 161), ("valid", 66)):
         folder_of_split = folder / "richer" / split
         click_log.write(folder_of_split, count, seed=count, make=click_log.richer_table)

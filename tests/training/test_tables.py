@@ -231,6 +231,24 @@ def test_a_width_that_fbgemm_does_not_have_is_named():
         choose_store(engine("fused", "sgd"), "sgd", CPU, {16, 1})
 
 
+@pytest.mark.parametrize("store", ["plain", "compiled"])
+@pytest.mark.parametrize("linear", [None, 2.0])
+def test_weights_of_single_codes_may_have_a_rate_of_their_own(store, linear):
+    torch.manual_seed(0)
+    schema = Schema([column("a"), column("b")])
+    groups = torch.nn.ModuleList([TableGroup(schema, dim, "normal") for dim in (1, 4)])
+    before = [group.table.weight.detach().clone() for group in groups]
+    settings = engine(store, "sgd", table_learning_rate=0.5, linear_learning_rate=linear)
+    optimizers = place_tables(groups, settings, CPU)
+    assert len(optimizers) == (1 if linear is None else 2)
+    sum(loss(group, batch(0)) for group in groups).backward()
+    slopes = [group.table.weight.grad.to_dense() for group in groups]
+    for optimizer in optimizers:
+        optimizer.step()
+    for group, start, slope, rate in zip(groups, before, slopes, (linear or 0.5, 0.5), strict=True):
+        torch.testing.assert_close(group.table.weight.detach(), start - rate * slope)
+
+
 @pytest.mark.parametrize("store", STORES)
 def test_groups_of_several_widths_go_on_in_another_store(store):
     def both() -> torch.nn.ModuleList:

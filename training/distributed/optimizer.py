@@ -15,8 +15,8 @@ class ShardedOptimizer(torch.optim.Optimizer):
     """Steps this process's shards; its state dict is that of an optimizer of the whole tables.
 
     Args:
-        tables: in the model's order.
-        own: the optimizers of this process's stores; none where it holds no shard.
+        tables: of one learning rate, in the model's order.
+        own: the optimizer of this process's stores; None where it holds no shard.
         kind: of optimizer, see :mod:`training.tables.optimizers`.
         rate: the learning rate.
     """
@@ -24,14 +24,15 @@ class ShardedOptimizer(torch.optim.Optimizer):
     def __init__(
         self,
         tables: list[ShardedTable],
-        own: list[torch.optim.Optimizer],
+        own: torch.optim.Optimizer | None,
         kind: str,
         rate: float,
     ) -> None:
         # A process may hold nothing, and an optimizer of nothing is refused.
         super().__init__([torch.zeros(0)], {"lr": rate})
-        self.tables, self.own, self.kind = tables, own, kind
-        for optimizer in own:
+        self.tables, self.kind = tables, kind
+        self.own = [] if own is None else [own]
+        for optimizer in self.own:
             for group in optimizer.param_groups:
                 for weight in group["params"]:
                     self._start(optimizer, weight)
@@ -56,10 +57,10 @@ class ShardedOptimizer(torch.optim.Optimizer):
             optimizer.step()
 
     def wholes(self) -> dict[tuple[int, str], Whole]:
-        """The state's tensors by table number and name, over all processes."""
+        """The state's tensors by the table's place and name, over all processes."""
         return {
-            (table.number, name): table.whole(name, shape, self._state_of(table, name))
-            for table in self.tables
+            (number, name): table.whole(name, shape, self._state_of(table, name))
+            for number, table in enumerate(self.tables)
             for name, shape in state_shapes(self.kind, torch.Size(table.shape)).items()
             if name != "step"
         }

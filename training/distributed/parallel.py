@@ -109,11 +109,12 @@ class Parallel:
     def _optimizers(
         self, settings: EngineSettings, store: str, kind: str
     ) -> list[torch.optim.Optimizer]:
-        if not self.tables:
-            return []
-        stores = [each for table in self.tables for each in table.stores]
-        own = place.store_optimizers(store, stores, settings) if stores else []
-        return [ShardedOptimizer(self.tables, own, kind, place.table_rate(settings))]
+        optimizers = []
+        for rate, tables in place.by_rate(self.tables, settings):
+            stores = [each for table in tables for each in table.stores]
+            own = place.store_optimizer(store, stores, settings, rate) if stores else None
+            optimizers.append(ShardedOptimizer(tables, own, kind, rate))
+        return optimizers
 
     @property
     def shard_weights(self) -> list[nn.Parameter]:

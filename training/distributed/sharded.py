@@ -50,6 +50,11 @@ class ShardedTable(nn.Module):
         self._hidden: list[nn.Module] = []
         self._pads = False
 
+    @property
+    def width(self) -> int:
+        """Of every vector."""
+        return self.shape[1]
+
     def collection(self) -> nn.Module:
         """The tables as TorchRec's unsharded module, without memory of its own."""
         tr = torchrec()

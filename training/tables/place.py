@@ -1,6 +1,7 @@
 """Which store a model's tables get, and the optimizers that go with it."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from typing import Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -13,6 +14,15 @@ from training.tables.fused import ON_CPU, WIDTHS, FusedEmbedding, FusedOptimizer
 from training.tables.lookup import CompiledEmbedding, SparseEmbedding
 from training.tables.optimizers import CompiledOptimizer, RowWiseAdagrad
 from training.tables.storage import allocator, in_memory
+
+
+class HasWidth(Protocol):
+    """A group of tables, in one process or sharded."""
+
+    width: int
+
+
+Group = TypeVar("Group", bound=HasWidth)
 
 
 def table_groups(model: nn.Module) -> list[TableGroup]:
@@ -43,7 +53,10 @@ def place_tables(
     store = choose_store(settings, kind, device, widths)
     for group in groups:
         group.table = new_store(store, group.table.weight.detach(), settings, device)
-    return store_optimizers(store, [group.table for group in groups], settings)
+    return [
+        store_optimizer(store, [group.table for group in alike], settings, rate)
+        for rate, alike in by_rate(groups, settings)
+    ]
 
 
 def new_store(
@@ -51,22 +64,22 @@ def new_store(
 ) -> nn.Module:
     """A table with ``weight``, held as ``store`` says."""
     if store == "fused":
-        kind, rate = optimizer_kind(settings), table_rate(settings)
+        kind, rate = optimizer_kind(settings), table_rate(settings, weight.shape[1])
         return FusedEmbedding(weight, kind, rate, device, settings.tables_out_of_core)
     table = CompiledEmbedding if store == "compiled" else SparseEmbedding
     return table(*weight.shape, weight)
 
 
-def store_optimizers(
-    store: str, tables: list[nn.Module], settings: EngineSettings
-) -> list[torch.optim.Optimizer]:
-    """The optimizers of tables that :func:`new_store` made."""
-    kind, rate = optimizer_kind(settings), table_rate(settings)
+def store_optimizer(
+    store: str, tables: list[nn.Module], settings: EngineSettings, rate: float
+) -> torch.optim.Optimizer:
+    """The optimizer of tables that :func:`new_store` made, all of one learning rate."""
+    kind = optimizer_kind(settings)
     if store == "fused":
-        return [FusedOptimizer(tables, rate)]
+        return FusedOptimizer(tables, rate)
     weights = [table.weight for table in tables]
     if store == "compiled":
-        return [CompiledOptimizer(weights, kind, rate, allocator())]
+        return CompiledOptimizer(weights, kind, rate, allocator())
     # torch warns at each sparse tensor that Adagrad makes, unless told whether to check it.
     torch.sparse.check_sparse_tensor_invariants.disable()
     plain = {
@@ -75,12 +88,21 @@ def store_optimizers(
         "rowwise_adagrad": RowWiseAdagrad,
         "adam": torch.optim.SparseAdam,
     }
-    return [plain[kind](weights, rate)]
+    return plain[kind](weights, rate)
 
 
-def table_rate(settings: EngineSettings) -> float:
-    """The tables' learning rate."""
-    return settings.table_learning_rate or settings.learning_rate
+def by_rate(groups: Iterable[Group], settings: EngineSettings) -> list[tuple[float, list[Group]]]:
+    """The groups of tables by their learning rate, as they come in the model."""
+    rates: dict[float, list[Group]] = {}
+    for group in groups:
+        rates.setdefault(table_rate(settings, group.width), []).append(group)
+    return list(rates.items())
+
+
+def table_rate(settings: EngineSettings, width: int) -> float:
+    """The learning rate of tables of a width; the weights of single codes may have their own."""
+    linear = settings.linear_learning_rate if width == 1 else None
+    return linear or settings.table_learning_rate or settings.learning_rate
 
 
 def optimizer_kind(settings: EngineSettings) -> str:
