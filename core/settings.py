@@ -1,7 +1,8 @@
 """params.yaml, recipes and ``--set key=value`` → validated, frozen settings.
 
 Each component declares its own ``Settings`` class beside its code, with a docstring under every
-field. Order of precedence: command line, then files (later ones over earlier), then defaults.
+field. Order of precedence: defaults of the
+code, then files (later ones over earlier), then the command line.
 """
 
 import difflib
@@ -73,8 +74,13 @@ def parse_override(text: str) -> Tree:
     return tree
 
 
-def read_tree(files: Iterable[str | Path], overrides: Iterable[str] = ()) -> tuple[Tree, str]:
+def read_tree(
+    files: Iterable[str | Path], overrides: Iterable[str] = (), whole: Iterable[str] = ()
+) -> tuple[Tree, str]:
     """Settings files, later ones over earlier, then ``key=value`` overrides.
+
+    Args:
+        whole: dotted names of blocks that a later file replaces rather than adds to.
 
     Returns:
         The merged settings, and where they are from, for messages.
@@ -82,7 +88,10 @@ def read_tree(files: Iterable[str | Path], overrides: Iterable[str] = ()) -> tup
     tree: Tree = {}
     origin = []
     for path in files:
-        tree = merge(tree, read_yaml(path))
+        over = read_yaml(path)
+        for name in whole:
+            tree = _cleared(tree, over, name.split("."))
+        tree = merge(tree, over)
         origin.append(str(path))
     overrides = list(overrides)
     for text in overrides:
@@ -90,6 +99,17 @@ def read_tree(files: Iterable[str | Path], overrides: Iterable[str] = ()) -> tup
     if overrides:
         origin.append("--set")
     return tree, " + ".join(origin) or "defaults"
+
+
+def _cleared(tree: Tree, over: Any, name: list[str]) -> Tree:
+    """``tree`` without the block ``name``, if ``over`` has it."""
+    first, *rest = name
+    if not isinstance(over, Mapping) or first not in over or first not in tree:
+        return tree
+    if not rest:
+        return {key: value for key, value in tree.items() if key != first}
+    below = tree[first]
+    return {**tree, first: _cleared(below, over[first], rest)} if isinstance(below, dict) else tree
 
 
 def validate(

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from core import failures
-from pipeline.params import RECIPES, Params
+from pipeline.params import RECIPES, Params, shared_files
 
 Stages = argparse._SubParsersAction
 TRAIN_MEMORY = "lower RECIPE.train.batch_size or valid_batch_size, or the model's embedding_dim"
@@ -35,7 +35,10 @@ def add_stage(
         stage.add_argument("recipe", choices=recipes, help="the recipe to run")
     if settings:
         stage.add_argument(
-            "--settings", metavar="FILE", action="append", help="settings file; later ones win"
+            "--settings",
+            metavar="FILE",
+            action="append",
+            help="settings file, over params.yaml; later ones win",
         )
         stage.add_argument(
             "--set", metavar="KEY=VALUE", action="append", default=[], help="one setting"
@@ -49,5 +52,6 @@ def add_path(stage: argparse.ArgumentParser, flag: str, meaning: str, default: s
 
 
 def read_params(options: argparse.Namespace) -> Params:
-    """The settings that the command line names."""
-    return Params.read(options.settings, options.set)
+    """The settings of a command: ``params.yaml`` where there is one, over it the files that it
+    names, over these its single settings."""
+    return Params.read([*shared_files(), *(options.settings or ())], options.set)

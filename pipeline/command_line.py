@@ -54,7 +54,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="merlin-pipeline",
         description="From raw click and session logs to evaluated recommenders, stage by stage.",
-        epilog="Settings come from params.yaml (if there is one here), --settings and --set. "
+        epilog="Settings: defaults, over them params.yaml (if there is one here), over it the "
+        "files of --settings, over these --set. "
         "'merlin-pipeline settings' shows them. "
         f"Where {failures.DEBUG} is set, the details of an error are printed.",
     )
@@ -367,7 +368,7 @@ def _tools(stages: Stages) -> None:
     def use(options: argparse.Namespace) -> None:
         from pipeline.stages.use import use
 
-        use(options.recipe_file)
+        use(options.recipe_file, source=options.source)
 
     plain = {"recipes": (), "interrupted": failures.NOTHING_WRITTEN}
     add_stage(
@@ -383,6 +384,7 @@ def _tools(stages: Stages) -> None:
         stages, "use", "put a recipe's settings into params.yaml", use, recipes=(), settings=False
     )
     stage.add_argument("recipe_file", metavar="FILE", help="such as recipes/rees46.yaml")
+    stage.add_argument("--source", metavar="PATH", help="the log, for source.path: file or folder")
     stage = add_stage(
         stages, "settings", "check all settings; show them with their meanings", _settings, **plain
     )

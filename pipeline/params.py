@@ -29,6 +29,10 @@ DEVICE, DEVICES = "device", ("auto", "cpu", "cuda")
 """The setting above all blocks: where rows are preprocessed and models are trained. The ``device``
 of a block, of ``cluster`` or ``RECIPE.train``, goes over it."""
 
+REPLACED_WHOLE = tuple(f"{recipe}.source.columns" for recipe in READ_RECIPES)
+"""Blocks that describe a log: a file that has one takes the place of an earlier file's, so that
+columns of two logs are not mixed."""
+
 
 class Section(NamedTuple):
     """One block of params.yaml."""
@@ -92,9 +96,8 @@ class Params:
 
         ``files`` None: ``params.yaml`` of the working directory where there is one, else defaults.
         """
-        if files is None:
-            files = [PARAMS_FILE] if PARAMS_FILE.exists() else []
-        return cls(*read_tree(files, overrides))
+        files = shared_files() if files is None else files
+        return cls(*read_tree(files, overrides, REPLACED_WHOLE))
 
     def section(self, name: str) -> Any:
         """The validated settings of one section, such as ``ranking.train``."""
@@ -161,6 +164,11 @@ class Params:
             self.model(recipe)
             for name in names:
                 self._engine(recipe, name)
+
+
+def shared_files() -> list[Path]:
+    """``params.yaml`` of the working directory, where there is one."""
+    return [PARAMS_FILE] if PARAMS_FILE.exists() else []
 
 
 def settings_class(name: str) -> type[Settings]:

@@ -6,9 +6,6 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.compat import StringIO
-
 from core import console
 from core.artifacts import write_json
 from core.console import say
@@ -16,6 +13,7 @@ from core.errors import UserError
 from core.settings import Settings
 from pipeline.params import MODELS, SECTIONS, Params, settings_class
 from pipeline.setting_names import Named, near, plain, settings_of, suggestions, value_of
+from pipeline.yaml_text import in_flow
 
 WIDEST = 100
 TRAINED_BY = ("protocol", "drop_repeats", "exclude_last_item", "exclude_seen")
@@ -70,7 +68,7 @@ def _show_blocks(params: Params) -> None:
         for setting in settings_of(section):
             value, default = _values(params, section, setting)
             if value != default:
-                _wrap(f"{setting.name}: {in_yaml(value)}", "    ", "      ")
+                _wrap(f"{setting.name}: {in_flow(value)}", "    ", "      ")
     say("")
     say("The values are those that differ from the defaults. Meanings and all values of a block:")
     say("merlin-pipeline settings sessions.train; of all settings with a word: --search rate")
@@ -132,9 +130,9 @@ def _show_setting(
     params: Params, section: str, setting: Named, before: str = "  ", short: bool = False
 ) -> None:
     value, default = _values(params, section, setting)
-    told = f"{before}{setting.name}: {in_yaml(value)}"
+    told = f"{before}{setting.name}: {in_flow(value)}"
     if value != default:
-        told += f"    # default: {in_yaml(default)}"
+        told += f"    # default: {in_flow(default)}"
     _wrap(told, "", "      ")
     meaning = setting.meaning.partition(". ")[0] if short else setting.meaning
     if meaning:
@@ -155,15 +153,6 @@ def _section(params: Params, section: str) -> Settings:
 def _is_shown(section: str, params: Params) -> bool:
     """Whether a block is among all: those of the systems generators only where they are set."""
     return "." in section or section == "cluster" or section in params.tree
-
-
-def in_yaml(value: Any) -> str:
-    """A value as it may be written into a settings file, in one line."""
-    yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style, yaml.width, yaml.sort_base_mapping_type_on_output = True, 10_000, False
-    stream = StringIO()
-    yaml.dump(value, stream)
-    return stream.getvalue().removesuffix("...\n").strip()
 
 
 def _wrap(text: str, first: str, later: str) -> None:

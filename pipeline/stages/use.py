@@ -1,55 +1,215 @@
-"""Lays a recipe over params.yaml, keeping the comments that are there."""
+"""Lays a recipe over params.yaml: other lines stay as they are, a former recipe's settings go."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.compat import StringIO
 
-from core.artifacts import atomic_path
+from core.artifacts import read_json, write_json, write_text
 from core.console import say
+from core.errors import UserError
 from core.settings import read_yaml
-from pipeline.params import PARAMS_FILE, Params
+from pipeline import layout
+from pipeline.params import PARAMS_FILE, REPLACED_WHOLE, Params
+from pipeline.yaml_text import in_flow, with_setting, without_setting
+
+ABSENT: Any = object()
+Key = tuple[str, ...]
 
 
-def use(recipe: str | Path, params_file: str | Path = PARAMS_FILE) -> None:
+def use(
+    recipe: str | Path, params_file: str | Path = PARAMS_FILE, source: str | Path | None = None
+) -> None:
     """Writes the settings of the file ``recipe`` into ``params_file``; others stay as they are.
+
+    What a former recipe set is put back to what it was before. What was changed by hand since then
+    stays, and so does a ``source.path`` of one's own. ``.params.yaml.use`` beside the file holds
+    what that needs.
+
+    Args:
+        source: the log, in the place of the recipe's ``source.path``.
 
     Raises:
         UserError: the recipe has an unknown or wrong setting; nothing is written then.
     """
-    params_file = Path(params_file)
+    params_file, recipe = Path(params_file), str(recipe)
     over = read_yaml(recipe)
-    Params(over, str(recipe))
-    yaml = YAML()
-    yaml.width = 100
-    tree = CommentedMap()
-    if params_file.exists():
-        read_yaml(params_file)  # a broken file is named here
-        tree = yaml.load(params_file.read_text(encoding="utf-8"))
-    _lay(tree, over)
-    Params(tree, f"{recipe} over {params_file}").check()
-    with atomic_path(params_file) as partial, open(partial, "w", encoding="utf-8") as file:
-        yaml.dump(tree, file)
-    say(f"use: {recipe} → {params_file}")
+    Params(over, recipe)
+    text = params_file.read_text(encoding="utf-8") if params_file.exists() else ""
+    tree = read_yaml(params_file) if params_file.exists() else {}
+    file = Edited(text, tree)
+    record_file = params_file.with_name(f".{params_file.name}.use")
+    former = read_json(record_file) if record_file.exists() else {"recipe": None, "set": []}
+    own = _put_back(file, former)
+    again = former["recipe"] == recipe
+    written = _lay(file, over, own if again else {}, keep_paths=former["recipe"] is None)
+    if source is not None:
+        file.set(_path_key(over, recipe), str(source))
+    Params(file.tree, f"{recipe} over {params_file}").check()
+    write_text(params_file, file.text_checked())
+    write_json(record_file, {"recipe": recipe, "set": written})
+    _say_what_changed(file, recipe, params_file, former, again, own, written)
 
 
-def _lay(tree: Any, over: Mapping[str, Any]) -> None:
-    for key, value in over.items():
-        if isinstance(value, Mapping) and isinstance(tree.get(key), Mapping):
-            _lay(tree[key], value)
-        else:
-            tree[key] = _written(value)
+class Edited:
+    """A settings file, as text and as a tree, while settings of it change."""
 
+    def __init__(self, text: str, tree: dict[str, Any]):
+        self.text, self.tree, self.first = text, _copied(tree), text
 
-def _written(value: Any) -> Any:
-    """``value`` as it is to stand in the file: lists in a line, what is shared written out."""
-    if isinstance(value, Mapping):
-        return CommentedMap({key: _written(below) for key, below in value.items()})
-    if not isinstance(value, list):
+    def get(self, key: Key) -> Any:
+        value: Any = self.tree
+        for name in key:
+            if not isinstance(value, Mapping) or name not in value:
+                return ABSENT
+            value = value[name]
         return value
-    line = CommentedSeq(map(_written, value))
-    if not any(isinstance(below, Mapping) for below in value):
-        line.fa.set_flow_style()
-    return line
+
+    def set(self, key: Key, value: Any) -> None:
+        if self.get(key) == value and type(self.get(key)) is type(value):
+            return
+        self.text = with_setting(self.text, key, value)
+        block = self.tree
+        for name in key[:-1]:
+            if not isinstance(block.get(name), dict):
+                block[name] = {}
+            block = block[name]
+        block[key[-1]] = value
+
+    def delete(self, key: Key) -> None:
+        if self.get(key) is ABSENT:
+            return
+        self.text = without_setting(self.text, key)
+        block = self.get(key[:-1]) if len(key) > 1 else self.tree
+        del block[key[-1]]
+        if not block and len(key) > 1:
+            self.tree = _copied(self.tree)
+            _prune(self.tree, key[:-1])
+
+    def text_checked(self) -> str:
+        """The text, if it says what the tree does; else one written anew from the tree: where
+        anchors or tags in it tie settings to each other."""
+        yaml = YAML(typ="safe")
+        try:
+            if (yaml.load(self.text) or {}) == self.tree:
+                return self.text
+        except Exception:  # whatever a half-changed text does to the parser
+            pass
+        stream = StringIO()
+        yaml = YAML()
+        yaml.width = 100
+        yaml.dump(self.tree, stream)
+        return stream.getvalue()
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _copied(below) for name, below in value.items()}
+    return [_copied(below) for below in value] if isinstance(value, list) else value
+
+
+def _prune(tree: dict[str, Any], key: Key) -> None:
+    """Takes the empty block at ``key`` out, and those above that it leaves empty."""
+    block: Any = tree
+    for name in key[:-1]:
+        block = block[name]
+    del block[key[-1]]
+    if not block and len(key) > 1:
+        _prune(tree, key[:-1])
+
+
+def _put_back(file: Edited, former: Mapping[str, Any]) -> dict[Key, Any]:
+    """Puts back what the former recipe set; returns the settings that were changed by hand since,
+    which stay, as the record has them."""
+    own = {}
+    for entry in reversed(former["set"]):
+        key = tuple(entry["key"])
+        value = file.get(key)
+        if value is ABSENT or value != entry["now"]:
+            own[key] = entry
+        elif "before" in entry:
+            file.set(key, entry["before"])
+        else:
+            file.delete(key)
+    return own
+
+
+def _lay(
+    file: Edited, over: Mapping[str, Any], own: Mapping[Key, Any], keep_paths: bool
+) -> list[dict[str, Any]]:
+    """Sets what the recipe does, but for one's ``own``; returns the record of it."""
+    written = []
+    for key, value in list(_leaves(over, file)):
+        before = file.get(key)
+        entry = {"key": list(key), "now": value}
+        if before is not ABSENT:
+            entry["before"] = before
+        if key in own:
+            written.append(own[key])
+            continue
+        written.append(entry)
+        if not (keep_paths and _is_own_path(key, before)):
+            file.set(key, value)
+    return written
+
+
+def _leaves(over: Mapping[str, Any], file: Edited, before: Key = ()) -> Iterator[tuple[Key, Any]]:
+    """The recipe's settings, one by one; a block is one where it takes the place of a value."""
+    for name, value in over.items():
+        key = (*before, name)
+        there = file.get(key)
+        block = there is ABSENT or there is None or isinstance(there, Mapping)
+        if isinstance(value, Mapping) and value and block and ".".join(key) not in REPLACED_WHOLE:
+            yield from _leaves(value, file, key)
+        else:
+            yield key, _copied(value)
+
+
+def _is_own_path(key: Key, value: Any) -> bool:
+    """Whether a ``source.path`` was pointed at a log of one's own."""
+    if key[1:] != ("source", "path") or value in (ABSENT, None):
+        return False
+    return Path(value) != layout.folder(key[0], "generated") / "log"
+
+
+def _path_key(over: Mapping[str, Any], recipe: str) -> Key:
+    named = [
+        name for name, below in over.items() if isinstance(below, Mapping) and name != "cluster"
+    ]
+    if len(named) != 1:
+        raise UserError(
+            f"{recipe}: has settings of {', '.join(named) or 'no recipe'}; which source.path is "
+            "meant is not clear. Write it into params.yaml"
+        )
+    return (named[0], "source", "path")
+
+
+def _say_what_changed(
+    file: Edited,
+    recipe: str,
+    params_file: Path,
+    former: Mapping[str, Any],
+    again: bool,
+    own: Mapping[Key, Any],
+    written: list[dict[str, Any]],
+) -> None:
+    if former["recipe"] is not None and not again:
+        say(f"use: what {former['recipe']} had set is as it was before")
+    kept = [
+        tuple(entry["key"]) for entry in written if file.get(tuple(entry["key"])) != entry["now"]
+    ]
+    for key in dict.fromkeys((*kept, *(own if again else ()))):
+        value = file.get(key)
+        shown = "not set" if value is ABSENT else in_flow(value)
+        say(f"use: yours stays: {'.'.join(key)}: {shown}")
+    for entry in written:
+        if entry["key"][1:] == ["source", "path"]:
+            log = file.get(tuple(entry["key"]))
+            if not (params_file.parent / str(log)).exists():
+                say(
+                    f"use: {'.'.join(entry['key'])}: {log} does not exist here; point it at your "
+                    f"copy of the log ({recipe} says where to get it)"
+                )
+    say(f"use: {recipe} → {params_file}")
