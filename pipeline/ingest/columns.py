@@ -1,6 +1,7 @@
 """Columns as they come (text, numbers, times) → typed columns and a mask of the bad rows."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -9,18 +10,50 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.ingest.arrays import (
+    Unreadable,
+    cast_good,
+    family,
+    is_text,
+    plain,
+    to_integers,
+    to_texts,
+)
+from pipeline.ingest.times import FIRST_MS, LAST_MS, NUMBER, day_of, to_milliseconds
+
 Kind = Literal["id", "category", "number", "time", "vector", "label", "order"]
-TimeFormat = Literal["unix_s", "unix_ms", "iso"]
 
 TIMESTAMP = pa.timestamp("ms", "UTC")
-# Beyond these a time is taken for a wrong unit or a wrong column: 1970-01-01 to 2100-01-01.
-FIRST_MS, LAST_MS = 0, 4_102_444_800_000
-# Unix times above this are milliseconds: as seconds they would lie beyond the year 5000.
-MILLISECONDS_FROM = 1e11
-INTEGER = r"^-?[0-9]{1,19}$"
-NUMBER = r"^[ ]*[+-]?[0-9.]+([eE][+-]?[0-9]+)?[ ]*$"
-ISO = r"^\d{4}-\d\d-\d\d[T ]\d\d:\d\d"
-ZONE = r"(Z|[+-]\d\d(:?\d\d)?)$"
+_NUMBERS = {"text", "bool", "integer", "float", "decimal"}
+_VALUES = _NUMBERS | {"timestamp", "date", "time"}
+# The families of types that a column can be made of, and what to call them.
+READABLE: dict[Kind, tuple[set[str], str]] = {
+    "id": (_VALUES, "one text or number a row"),
+    "category": (_VALUES, "one text or number a row"),
+    "number": (_NUMBERS, "one number a row"),
+    "label": (_NUMBERS, "0 or 1 a row"),
+    "order": (_NUMBERS, "one integer a row"),
+    "time": (_NUMBERS - {"bool"} | {"timestamp", "date"}, "one time a row"),
+    "vector": ({"text", "list"}, "a list of numbers a row"),
+}
+# Texts by which some program writes a missing value.
+NULL_TEXTS = [
+    "null",
+    "na",
+    "n/a",
+    "#n/a",
+    "<na>",
+    "\\n",
+    "none",
+    "nil",
+    "nan",
+    "nat",
+    "-",
+    "--",
+    "?",
+    "(null)",
+    "undefined",
+]
 
 
 Converted = tuple[pa.Array, np.ndarray, str]
@@ -38,7 +71,15 @@ class Column:
     required: bool = False
     type: pa.DataType | None = None
     """Integer or string, for ids and categories; known once the log was looked at."""
-    time_format: TimeFormat | None = None
+    guessed: bool = False
+    """Whether the beginning of the log alone speaks for ``type``."""
+    time_format: str | None = None
+    time_zone: str | None = None
+    first_ms: int = FIRST_MS
+    last_ms: int = LAST_MS
+    """Times from ``first_ms`` up to this, left out, are good."""
+    decimal: str = "."
+    thousands: str = ""
     width: int | None = None
     """Length of a vector; known once the log was looked at."""
     as_is: bool = False
@@ -62,151 +103,127 @@ class Column:
         return self.type or pa.string()
 
 
-def cast_good(
-    array: pa.Array, type: pa.DataType, pattern: str | None = None
-) -> tuple[pa.Array, np.ndarray]:
-    """``array.cast(type)`` where it succeeds, null elsewhere, and a mask of where it does not.
-
-    Args:
-        pattern: what texts must look like to be worth a try; it spares a long search.
-    """
-    bad = np.zeros(len(array), bool)
-    try:
-        return array.cast(type), bad
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        pass
-    if pattern is not None and is_text(array):
-        bad |= ~np.asarray(pc.fill_null(pc.match_substring_regex(array, pattern), True))
-        array = _without(array, bad)
-    _find_bad(array, 0, type, bad)
-    return _without(array, bad).cast(type), bad
-
-
-def _without(array: pa.Array, bad: np.ndarray) -> pa.Array:
-    """``array`` with nulls at the bad rows."""
-    return pc.if_else(pa.array(bad), pa.scalar(None, array.type), array)
-
-
-def _find_bad(array: pa.Array, first: int, type: pa.DataType, bad: np.ndarray) -> None:
-    """Marks the rows that cannot be cast, found by halving."""
-    try:
-        array.cast(type)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        if len(array) == 1:
-            bad[first] = True
-            return
-        half = len(array) // 2
-        _find_bad(array.slice(0, half), first, type, bad)
-        _find_bad(array.slice(half), first + half, type, bad)
-
-
-def is_text(array: pa.Array) -> bool:
-    """Whether an Arrow array holds strings."""
-    return pa.types.is_string(array.type) or pa.types.is_large_string(array.type)
-
-
 def convert(column: Column, array: pa.Array, null_values: list[str]) -> Converted:
     """Values of one column as its type.
 
     Returns:
         The typed array (null where missing or bad), a mask of the bad rows, and the reason for them
         (to be followed by the value). A missing required value is not in the mask: it is null.
+
+    Raises:
+        Unreadable: an array of a type that the column cannot hold.
     """
-    if isinstance(array, pa.DictionaryArray):
-        array = array.dictionary_decode()
+    array, no_text = plain(array)
     if is_text(array):
         missing = pc.is_in(array, pa.array(null_values, array.type))
         if pc.any(missing).as_py():
             array = pc.if_else(missing, pa.scalar(None, array.type), array)
-    if column.read is not None:
-        return column.read(array)
-    if column.kind == "time":
-        return _times(column, array)
-    if column.kind == "number":
-        return _numbers(array)
-    if column.kind == "vector":
-        return _vectors(column, array)
-    if column.kind == "order":
-        return _integers(array, f"not a 64-bit integer (setting {column.setting})")
-    if column.type == pa.int64():
-        keep = f"setting types.{column.name}: string would keep it as text"
-        return _integers(array, f"not a 64-bit integer ({keep})")
-    values, bad = cast_good(array, pa.string())
-    return values, bad, "not a text"
-
-
-def _integers(array: pa.Array, reason: str) -> Converted:
-    if pa.types.is_boolean(array.type):
-        return pa.nulls(len(array), pa.int64()), np.asarray(array.is_valid()), reason
-    # Arrow would also read hexadecimal.
-    odd = pc.match_substring(array, "x", ignore_case=True) if is_text(array) else None
-    values, bad = cast_good(array, pa.int64(), INTEGER)
-    if odd is not None:
-        bad = bad | np.asarray(pc.fill_null(odd, False))
+    families, expected = READABLE[column.kind]
+    if family(array.type) not in families:
+        raise Unreadable(f"{array.type}, expected {expected}")
+    values, bad, reason = column.read(array) if column.read else _converted(column, array)
+    if no_text.any():
+        return values, bad | no_text, "bytes that are not UTF-8"
     return values, bad, reason
 
 
-def _numbers(array: pa.Array) -> tuple[pa.Array, np.ndarray, str]:
+def _converted(column: Column, array: pa.Array) -> Converted:
+    if column.kind == "time":
+        return _times(column, array)
+    if column.kind == "number":
+        return _numbers(column, array)
+    if column.kind == "vector":
+        return _vectors(column, array)
+    if column.kind == "order":
+        return _integers(array, f"setting {column.setting}")
+    if column.type == pa.int64():
+        return _integers(array, f"setting types.{column.name}: string would keep it as text")
+    values, bad = to_texts(array)
+    return values, bad, ROUNDED
+
+
+ROUNDED = (
+    "not exact as a floating-point number, which holds integers up to 2^53 (float32: 2^24); write "
+    "the column as integers or text"
+)
+
+
+def _integers(array: pa.Array, remedy: str) -> Converted:
+    values, bad = to_integers(array)
+    if family(array.type) == "float":
+        whole = np.asarray(pc.fill_null(pc.equal(pc.floor(array), array), False))
+        if (whole & bad).any():
+            return values, bad, ROUNDED
+    return values, bad, f"not a 64-bit integer ({remedy})"
+
+
+def _numbers(column: Column, array: pa.Array) -> Converted:
+    reason = "not a finite number"
+    if is_text(array) and (column.decimal != "." or column.thousands):
+        array = _with_points(array, column.decimal, column.thousands)
+        reason = f"not a number with '{column.decimal}' (settings decimal, thousands)"
     values, bad = cast_good(array, pa.float64(), NUMBER)
     values = values.cast(pa.float32(), safe=False)
-    infinite = np.asarray(pc.fill_null(pc.invert(pc.is_finite(values)), False))
-    return values, bad | infinite, "not a finite number"
+    bad = bad | np.asarray(pc.fill_null(pc.invert(pc.is_finite(values)), False))
+    if bad.any() and is_text(array) and pc.any(pc.match_substring(array, ",")).as_py():
+        reason = "not a finite number (commas: settings decimal, thousands)"
+    return values, bad, reason
 
 
-def _vectors(column: Column, array: pa.Array) -> tuple[pa.Array, np.ndarray, str]:
+def _with_points(text: pa.Array, decimal: str, thousands: str) -> pa.Array:
+    """Numbers as other programs write them; what does not follow the settings is no number."""
+    mark, point = re.escape(thousands), re.escape(decimal)
+    whole = rf"(?:[0-9]{{1,3}}(?:{mark}[0-9]{{3}})+|[0-9]*)" if thousands else "[0-9]*"
+    form = rf"^\s*[+-]?{whole}(?:{point}[0-9]*)?(?:[eE][+-]?[0-9]+)?\s*$"
+    good = pc.match_substring_regex(text, form)
+    if thousands:
+        text = pc.replace_substring(text, thousands, "")
+    text = pc.replace_substring(text, decimal, ".")
+    return pc.if_else(good, text, pc.if_else(text.is_valid(), "no number", None))
+
+
+def _vectors(column: Column, array: pa.Array) -> Converted:
     if is_text(array):
-        plain = pc.utf8_trim_whitespace(pc.replace_substring_regex(array, r"[\[\],;]", " "))
-        array = pc.utf8_split_whitespace(plain)
-    values, bad = cast_good(array, pa.list_(pa.float32()))
+        plain_text = pc.utf8_trim_whitespace(pc.replace_substring_regex(array, r"[\[\],;]", " "))
+        array = pc.utf8_split_whitespace(plain_text)
+    try:
+        values, bad = cast_good(array, pa.list_(pa.float32()))
+    except pa.ArrowException:
+        raise Unreadable(f"{array.type}, expected {READABLE['vector'][1]}") from None
     lengths = pc.list_value_length(values)
-    wrong = pc.fill_null(pc.not_equal(lengths, column.width or 0), False)
+    wrong = np.asarray(pc.fill_null(pc.not_equal(lengths, column.width or 0), False))
     flat = np.asarray(pc.list_flatten(values).fill_null(np.nan))
     if not np.isfinite(flat).all():
         parents = np.asarray(pc.list_parent_indices(values))
         bad = bad.copy()
         bad[parents[~np.isfinite(flat)]] = True
-    return values, bad | np.asarray(wrong), f"not a vector of {column.width} finite numbers"
+        # A vector of nothing but NaN is a missing one.
+        known = np.bincount(parents[~np.isnan(flat)], minlength=len(values)) > 0
+        missing = ~known & ~wrong & (np.asarray(lengths.fill_null(0)) > 0)
+        values = pc.if_else(pa.array(missing), pa.scalar(None, values.type), values)
+        bad &= ~missing
+    return values, bad | wrong, f"not a vector of {column.width} finite numbers"
 
 
-def _times(column: Column, array: pa.Array) -> tuple[pa.Array, np.ndarray, str]:
-    if pa.types.is_timestamp(array.type) or pa.types.is_date(array.type):
-        if pa.types.is_timestamp(array.type):
-            array = pc.floor_temporal(array, unit="millisecond")
-        values, bad = cast_good(array, pa.timestamp("ms", getattr(array.type, "tz", None)))
-        milliseconds, reason = values.cast(pa.int64()), "not a time in milliseconds"
-    elif column.time_format == "iso":
-        milliseconds, bad = _iso(array)
-        reason = "not an ISO 8601 time (setting time_format)"
-    else:
-        values, bad = cast_good(array, pa.float64(), NUMBER)
-        scale = 1000.0 if column.time_format == "unix_s" else 1.0
-        unix = np.rint(np.asarray(values.fill_null(np.nan)) * scale)
-        inside = (unix >= FIRST_MS) & (unix < LAST_MS)  # false for NaN
-        whole = np.where(inside, unix, -1).astype(np.int64)
-        milliseconds = pa.array(whole, mask=np.asarray(values.is_null()))
-        reason = f"not a {column.time_format} time (setting time_format)"
-    outside = pc.or_(pc.less(milliseconds, FIRST_MS), pc.greater_equal(milliseconds, LAST_MS))
+def _times(column: Column, array: pa.Array) -> Converted:
+    milliseconds, bad, reason = to_milliseconds(array, column.time_format, column.time_zone)
+    outside = pc.or_(
+        pc.less(milliseconds, column.first_ms), pc.greater_equal(milliseconds, column.last_ms)
+    )
     outside = np.asarray(pc.fill_null(outside, False))
     if outside.any() and not bad.any():
-        reason = (
-            "time before 1970 or after 2099 (settings columns.timestamp, time_format; times in "
-            "microseconds or nanoseconds have to be divided to milliseconds)"
-        )
+        first, last = day_of(column.first_ms), day_of(column.last_ms)
+        reason = f"time before {first} or from {last} on (settings time_format, first_time)"
     return milliseconds.cast(TIMESTAMP), bad | outside, reason
 
 
-def _iso(array: pa.Array) -> tuple[pa.Array, np.ndarray]:
-    """ISO 8601 times → milliseconds; a time without a zone is UTC, a date is its midnight."""
-    text, bad = cast_good(array, pa.string())
-    text = pc.replace_substring_regex(text, r"^\s+|\s+$", "")
-    text = pc.replace_substring_regex(text, r"\s*(UTC|GMT|z)$", "Z")
-    text = pc.replace_substring_regex(text, r"^(\d{4}-\d\d-\d\d)$", r"\1T00:00:00")
-    with_zone = pc.match_substring_regex(text, r"\d\d:\d\d.*" + ZONE)
-    text = pc.if_else(with_zone, text, pc.binary_join_element_wise(text, "Z", ""))
-    times, wrong = cast_good(text, pa.timestamp("ns", "UTC"), ISO)
-    # Rounded down, as clocks do.
-    milliseconds = pc.floor_temporal(times, unit="millisecond").cast(TIMESTAMP).cast(pa.int64())
-    return milliseconds, bad | wrong
+def with_hint(reason: str, value: object) -> str:
+    """The reason why a value is bad; where it may stand for a missing one, with that remedy."""
+    if isinstance(value, str) and value.strip().lower() in NULL_TEXTS:
+        return (
+            f"{reason.partition(' (')[0]} (if it stands for a missing value: setting null_values)"
+        )
+    return reason
 
 
 def row_text(rows: pa.RecordBatch, row: int) -> bytes:

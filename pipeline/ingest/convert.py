@@ -18,6 +18,7 @@ from pipeline.ingest.progress import FileReport, load_report
 from pipeline.ingest.quarantine import Quarantine, check_fraction
 from pipeline.ingest.shards import FileReader, Parsed, ShardWriter, ordered_map
 from pipeline.ingest.source import SourceSettings
+from pipeline.ingest.time_span import add_months
 from pipeline.ingest.workspace import Workspace
 
 
@@ -60,6 +61,7 @@ class _Unit:
         self.report.bytes_read += parsed.bytes_read
         self.report.rows_read += parsed.rows_read
         self.report.rows_filtered += parsed.rows_filtered
+        add_months(self.report.months, parsed.months)
         self.quarantine.add(parsed.bad)
 
     def finish(self, faults: list[str]) -> None:

@@ -9,7 +9,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from core.errors import UserError
-from pipeline.ingest.columns import cast_good, row_text
+from pipeline.ingest.arrays import cast_good
+from pipeline.ingest.columns import row_text
 from pipeline.ingest.criteo import CATEGORY_NAMES, INTEGER_NAMES, SCHEMA
 from pipeline.ingest.inputs import InputFile
 from pipeline.ingest.quarantine import BadLine

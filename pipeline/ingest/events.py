@@ -5,37 +5,35 @@ Clickstreams and ratings are both read here; they differ in which columns they m
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from core.errors import UserError
 from pipeline.ingest import delimited
-from pipeline.ingest.columns import (
-    MILLISECONDS_FROM,
-    Column,
-    TimeFormat,
-    convert,
-    is_text,
-)
+from pipeline.ingest.arrays import Unreadable, is_text, plain
+from pipeline.ingest.columns import Column, Converted, convert
 from pipeline.ingest.dialect import TWO_COLONS
+from pipeline.ingest.faults import Faults
+from pipeline.ingest.guesses import Unclear, guess_times, is_null_text, looks_integer
 from pipeline.ingest.inputs import InputFile
 from pipeline.ingest.lists import SessionRows
-from pipeline.ingest.quarantine import BadLine
 from pipeline.ingest.rows import Rows
 from pipeline.ingest.shards import Parsed
 from pipeline.ingest.source import SourceSettings
 from pipeline.ingest.table_files import Batch, TableFiles
 from pipeline.ingest.text_source import UTF8, encoding_name
+from pipeline.ingest.time_span import months_of
+from pipeline.ingest.times import check_format, check_zone, day_of, to_unix
 from pipeline.ingest.trace import Trace
 
-# An integer as programs write it; "007" is a name, not a number.
-INTEGER = r"^-?(0|[1-9][0-9]*)$"
-INTEGER_SHARE = 0.95
+LOOKED_AT = 64
+"""Pieces that are looked at for a first time or vector."""
 SEPARATOR_NAMES = {"comma": ",", "tab": "\t", "semicolon": ";", "bar": "|"}
 
 
@@ -62,18 +60,39 @@ class TableSourceSettings(SourceSettings):
     """Names of the columns, in order, for text files without a header row."""
 
     types: dict[str, Literal["integer", "string"]] = Field(default_factory=dict)
-    """Type of single id or categorical columns, by their name in the output. Of the others:
-    integer (64 bits, signed) if the beginning of the log shows integers only, else string."""
+    """Type of single id or categorical columns, by their name in the output. Of the others: integer
+    (64 bits, signed) if the log holds nothing but integers as programs write them, else string.
+    007, +5, -0 and 5.0 are texts; where integer is set, a row with one is quarantined."""
 
     widths: dict[str, int] = Field(default_factory=dict)
-    """Lengths of single vectors, by their name. Of the others: that of the first vector."""
+    """Lengths of single vectors, by their name. Of the others: the most common one at the beginning
+    of the log."""
 
     null_values: list[str] = Field(default=[""])
-    """Texts that stand for a missing value."""
+    """Texts that stand for a missing value. NaN in a column of numbers is one in any case."""
 
-    time_format: Literal["auto", "unix_s", "unix_ms", "iso"] = "auto"
-    """Unix seconds (fractions allowed), unix milliseconds, or ISO 8601 (without a zone: UTC).
-    auto: told from the beginning of the log and named in the manifest."""
+    decimal: Literal[".", ","] = "."
+    """The mark before the decimals of numbers in text."""
+
+    thousands: Literal["", ".", ",", " ", "'"] = ""
+    """The mark between groups of three digits of numbers in text."""
+
+    time_format: str = "auto"
+    """unix_s (fractions allowed), unix_ms, unix_us, unix_ns, iso (ISO 8601, also without marks
+    between), or a form of one's own as of strptime: "%d/%b/%Y:%H:%M:%S %z", "%m/%d/%Y %I:%M:%S %p".
+    auto: told from the beginning of the log and named in the manifest; times that would lie before
+    1990 are refused."""
+
+    time_zone: str | None = None
+    """Zone of times that name none, as Europe/Berlin; null: UTC. Of an hour that comes twice in
+    autumn it is the first; times that the zone leaves out in spring are quarantined."""
+
+    first_time: str = "auto"
+    """Earlier times are quarantined: a date or time in ISO 8601. auto: 1990-01-01, or 1970-01-01 if
+    the beginning of the log is that old; so a time of 0 is a missing one."""
+
+    last_time: str = "2100-01-01"
+    """Times from then on are quarantined."""
 
     def remedy(self, reasons: Mapping[str, int], bad: int) -> str | None:
         reason, count = max(reasons.items(), key=lambda entry: entry[1], default=("", 0))
@@ -85,6 +104,29 @@ class TableSourceSettings(SourceSettings):
             f"it to null_values (now {self.null_values}); else mend the log or its settings, or "
             "raise max_bad_fraction to leave these lines out."
         )
+
+    @field_validator("time_format")
+    @classmethod
+    def _time_format(cls, value: str) -> str:
+        return check_format(value)
+
+    @field_validator("time_zone")
+    @classmethod
+    def _time_zone(cls, value: str | None) -> str | None:
+        return None if value is None else check_zone(value)
+
+    @field_validator("first_time", "last_time")
+    @classmethod
+    def _times(cls, value: str, info: ValidationInfo) -> str:
+        if (value, info.field_name) != ("auto", "first_time"):
+            to_unix(value)
+        return value
+
+    @model_validator(mode="after")
+    def _marks_differ(self) -> "TableSourceSettings":
+        if self.decimal == self.thousands:
+            raise ValueError(f"decimal and thousands are both '{self.decimal}'")
+        return self
 
     @field_validator("separator")
     @classmethod
@@ -115,8 +157,8 @@ class EventSourceSettings(TableSourceSettings):
     """A log of events, one a line or row."""
 
     id_type: Literal["auto", "integer", "string"] = "auto"
-    """Type of the ids. auto: integer (64 bits, signed) if the beginning of the log shows integers
-    only, else string; told for each id column apart. ``types`` goes over it."""
+    """Type of the ids. auto: integer (64 bits, signed) if the log holds nothing but integers, else
+    string; for each id column apart. ``types`` goes over it."""
 
 
 class EventReader:
@@ -127,6 +169,7 @@ class EventReader:
         keep: values of the ``event_type`` column that are kept; None keeps all.
         sessions: unfolds the rows of a log that holds a whole session in each.
         trace: what leads from a row back to the log.
+        as_text: columns that are no integers, though the beginning of the log may say so.
     """
 
     def __init__(
@@ -137,8 +180,11 @@ class EventReader:
         keep: Sequence[Any] | None = None,
         sessions: SessionRows | None = None,
         trace: Trace | None = None,
+        as_text: Collection[str] = (),
     ) -> None:
         self.settings = settings
+        self.as_text = as_text
+        self.keep = None if keep is None else pa.array([str(value) for value in keep])
         self.separator: str | None = None
         self.line = trace.line if trace else None
         columns = trace.applied(columns) if trace else columns
@@ -149,7 +195,6 @@ class EventReader:
         if self.line:
             fields.append(pa.field(self.line, pa.int64()))
         self.schema = pa.schema(fields)
-        self.keep = None if keep is None else self._kept(keep)
 
     @property
     def resolved(self) -> dict[str, Any]:
@@ -161,11 +206,16 @@ class EventReader:
             if column.kind in ("id", "category")
         }
         widths = {c.name: c.width for c in self.columns if c.kind == "vector" and c.width}
-        formats = [column.time_format for column in self.columns if column.kind == "time"]
+        times = [column for column in self.columns if column.kind == "time"]
+        first = (
+            {"time_format": times[0].time_format, "first_time": day_of(times[0].first_ms)}
+            if times
+            else {}
+        )
         return {
             "types": types,
             **({"widths": widths} if widths else {}),
-            **({"time_format": formats[0]} if formats else {}),
+            **first,
             **({"separator": self.separator} if self.separator else {}),
         }
 
@@ -173,59 +223,98 @@ class EventReader:
         return self.tables.pieces(file, faults)
 
     def parse(self, file: InputFile, piece: Any) -> Parsed:
-        rows = self.tables.rows(file, piece)
-        count = len(rows.lines)
-        good = np.ones(count, bool)
-        bad = list(rows.bad)
+        """One piece → typed rows; of event types that are not kept, nothing is looked at.
+
+        Raises:
+            GuessContradicted: a value that is no integer in a column that seemed to hold them.
+            UserError: a column of a type without a conversion.
+        """
+        rows, filtered = self._filtered(self.tables.rows(file, piece))
+        faults = Faults(file, rows)
         arrays = []
         for column in self.columns:
             source = rows.arrays[column.source]
-            values, wrong, reason = convert(column, source, self.settings.null_values)
+            values, wrong, reason = self._convert(file.path, column, source)
             arrays.append(values)
-            for row in np.flatnonzero(wrong & good).tolist():
-                value = str(source[row].as_py())[:80]
-                text = f"{column.source}: {reason}: {value!r}"
-                bad.append(
-                    BadLine(int(rows.lines[row]), f"{column.name} wrong", text, rows.text(row))
-                )
-            good &= ~wrong
+            faults.add(column, source, wrong, reason)
             if column.required:
-                absent = np.asarray(values.is_null()) & good
-                for row in np.flatnonzero(absent).tolist():
-                    text = f"{column.source}: missing"
-                    kind = f"{column.name} missing"
-                    bad.append(BadLine(int(rows.lines[row]), kind, text, rows.text(row)))
-                good &= ~absent
+                faults.add_missing(column, np.asarray(values.is_null()) & ~wrong)
+        faults.check_guesses(self.settings.null_values)
         if self.line:
             arrays.append(pa.array(rows.lines, pa.int64()))
-        table = pa.Table.from_arrays(arrays, schema=self.schema)
+        table, lines = pa.Table.from_arrays(arrays, schema=self.schema), rows.lines
+        good = faults.good()
         if not good.all():
-            table = table.filter(pa.array(good))
-        before = table.num_rows
-        if self.keep is not None:
-            table = table.filter(pc.is_in(table["event_type"], self.keep))
-        bad.sort(key=lambda line: line.line)
-        return Parsed(table, bad, rows.bytes_read, before - table.num_rows)
+            table, lines = table.filter(pa.array(good)), lines[good]
+        times = [column.name for column in self.columns if column.kind == "time"]
+        months = months_of(table[times[0]], lines) if times else {}
+        return Parsed(table, faults.lines(), rows.bytes_read, filtered, months)
+
+    def _convert(self, path: Path, column: Column, source: pa.Array) -> Converted:
+        try:
+            return convert(column, source, self.settings.null_values)
+        except Unreadable as error:
+            raise UserError(
+                f"{path}: column '{column.source}' (setting {column.setting}) is {error}; "
+                "convert it in the log, or name another column"
+            ) from None
+
+    def _filtered(self, rows: Rows) -> tuple[Rows, int]:
+        """The rows of event types that are kept, whatever else they hold, and how many are not."""
+        [column, *_] = [c for c in self.columns if c.name == "event_type"] or [None]
+        if self.keep is None or column is None:
+            return rows, 0
+        as_text = dataclasses.replace(column, type=pa.string(), read=None)
+        texts, _, _ = convert(as_text, rows.arrays[column.source], self.settings.null_values)
+        kept = np.flatnonzero(np.asarray(pc.is_in(texts, self.keep)))
+        if len(kept) == len(rows.lines):
+            return rows, 0
+        arrays = {name: array.take(pa.array(kept)) for name, array in rows.arrays.items()}
+        some = dataclasses.replace(
+            rows, arrays=arrays, lines=rows.lines[kept], text=lambda row: rows.text(int(kept[row]))
+        )
+        return some, len(rows.lines) - len(kept)
 
     def _look(self, files: Sequence[InputFile]) -> list[Column]:
         """The columns with the types and time format that the beginning of the log shows."""
+        columns, pieces = self.columns, 0
         for file in files:
             for piece in self.pieces(file, []):
-                if isinstance(piece, delimited.Piece):
+                if isinstance(piece, delimited.Piece) and not pieces:
                     self.separator = piece.dialect.separator
-                rows = self.tables.rows(file, piece)
-                if len(rows.lines):
-                    typed = isinstance(piece, Batch)
-                    return [self._resolved(column, rows, typed) for column in self.columns]
-        return [self._resolved(column, None) for column in self.columns]
+                rows, _ = self._filtered(self.tables.rows(file, piece))
+                if not len(rows.lines):
+                    continue
+                columns = [
+                    column
+                    if pieces and not _open(column)
+                    else self._resolved(file, column, rows, isinstance(piece, Batch))
+                    for column in columns
+                ]
+                pieces += 1
+                if pieces == LOOKED_AT or not any(map(_open, columns)):
+                    return self._settled(columns)
+        return self._settled(columns)
 
-    def _resolved(self, column: Column, rows: Rows | None, typed: bool = False) -> Column:
-        array = pa.nulls(0, pa.string()) if rows is None else rows.arrays[column.source]
-        if isinstance(array, pa.DictionaryArray):
-            array = array.dictionary_decode()
+    def _settled(self, columns: list[Column]) -> list[Column]:
+        """The columns, of which nothing is open any more: a log without rows has plain types."""
+        return [
+            dataclasses.replace(
+                column,
+                type=column.type or (pa.string() if column.kind in ("id", "category") else None),
+                time_format=column.time_format or ("iso" if column.kind == "time" else None),
+            )
+            for column in columns
+        ]
+
+    def _resolved(self, file: InputFile, column: Column, rows: Rows, typed: bool) -> Column:
+        """``column`` as far as some rows say what it is."""
+        settings = self.settings
+        column = dataclasses.replace(column, decimal=settings.decimal, thousands=settings.thousands)
+        array, _ = plain(rows.arrays[column.source])
         if is_text(array):
             array = array.filter(
-                pc.invert(pc.is_in(array, pa.array(self.settings.null_values, array.type)))
+                pc.invert(pc.is_in(array, pa.array(settings.null_values, array.type)))
             )
         array = array.drop_null()
         if column.as_is:
@@ -233,54 +322,46 @@ class EventReader:
             whole = typed and pa.types.is_integer(array.type) and array.type != pa.uint64()
             return dataclasses.replace(column, type=pa.int64() if whole else pa.string())
         if column.kind == "time":
-            chosen = self.settings.time_format
-            chosen = guess_time_format(array) if chosen == "auto" else chosen
-            return dataclasses.replace(column, time_format=chosen)
+            return self._with_times(file, column, array)
         if column.kind == "vector":
-            if column.name in self.settings.widths:
-                return dataclasses.replace(column, width=self.settings.widths[column.name])
-            lengths = pc.list_value_length(convert(column, array, [])[0]).drop_null()
-            return dataclasses.replace(column, width=lengths[0].as_py() if len(lengths) else 0)
+            if column.name in settings.widths:
+                return dataclasses.replace(column, width=settings.widths[column.name])
+            lengths = pc.list_value_length(self._convert(file.path, column, array)[0])
+            common = pc.mode(lengths.drop_null())
+            return dataclasses.replace(column, width=common[0]["mode"].as_py() if common else None)
         if column.kind in ("id", "category"):
-            chosen = self.settings.id_type if column.kind == "id" else "auto"
-            chosen = self.settings.types.get(column.name, chosen)
-            integer = looks_integer(array) if chosen == "auto" else chosen == "integer"
-            return dataclasses.replace(column, type=pa.int64() if integer else pa.string())
+            id_type = getattr(settings, "id_type", "auto") if column.kind == "id" else "auto"
+            chosen = settings.types.get(column.name, id_type)
+            guessed = chosen == "auto"
+            integer = looks_integer(array) if guessed else chosen == "integer"
+            if guessed and column.name in self.as_text:
+                integer = False
+            type = pa.int64() if integer else pa.string()
+            return dataclasses.replace(column, type=type, guessed=guessed and integer)
         return column
 
-    def _kept(self, keep: Sequence[Any]) -> pa.Array:
-        type = self.schema.field("event_type").type
-        try:
-            return pa.array([str(value) for value in keep]).cast(type)
-        except pa.ArrowInvalid:
-            raise UserError(
-                f"keep_event_types: event_type holds integers in this log, got {list(keep)}"
-            ) from None
+    def _with_times(self, file: InputFile, column: Column, array: pa.Array) -> Column:
+        settings, zone = self.settings, self.settings.time_zone
+        if is_text(array):
+            array = array.filter(pc.invert(is_null_text(array)))
+        first, last = settings.first_time, to_unix(settings.last_time)
+        form = None
+        if len(array):
+            self._convert(file.path, column, array.slice(0, 0))
+            try:
+                times = guess_times(array, settings.time_format, zone)
+            except Unclear as error:
+                raise UserError(
+                    f"{file.path}: column '{column.source}' (setting {column.setting}): {error}"
+                ) from None
+            form = times.format
+            first_ms = times.first_ms if first == "auto" else to_unix(first)
+            column = dataclasses.replace(column, first_ms=first_ms)
+        return dataclasses.replace(column, time_format=form, time_zone=zone, last_ms=last)
 
 
-def looks_integer(array: pa.Array) -> bool:
-    """Whether nearly all values are integers (of any size; a cell may be bad)."""
-    if not is_text(array):
-        if pa.types.is_floating(array.type):
-            return bool(len(array)) and bool(pc.all(pc.equal(pc.floor(array), array)).as_py())
-        return pa.types.is_integer(array.type)
-    return _share(array, INTEGER) >= INTEGER_SHARE
-
-
-def guess_time_format(array: pa.Array) -> TimeFormat:
-    """unix_s, unix_ms or iso, by what most of the values look like."""
-    if is_text(array):
-        if _share(array, r"^\s*-?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?\s*$") <= 0.5:
-            return "iso"
-        numbers = [float(text) for text in array.to_pylist() if re.match(r"\s*-?[0-9.]+$", text)]
-    elif pa.types.is_integer(array.type) or pa.types.is_floating(array.type):
-        numbers = array.to_pylist()
-    else:
-        return "iso"
-    return "unix_ms" if numbers and float(np.median(numbers)) > MILLISECONDS_FROM else "unix_s"
-
-
-def _share(array: pa.Array, pattern: str) -> float:
-    if not len(array):
-        return 0.0
-    return pc.sum(pc.match_substring_regex(array, pattern)).as_py() / len(array)
+def _open(column: Column) -> bool:
+    """Whether the rows that were looked at do not say how a column is to be read."""
+    if column.kind == "time":
+        return column.time_format is None
+    return column.kind == "vector" and column.width is None

@@ -14,7 +14,9 @@ from pydantic import Field, model_validator
 from core.errors import UserError
 from core.parquet import read_footer
 from core.settings import Settings
-from pipeline.ingest.columns import NUMBER, Converted, cast_good, is_text
+from pipeline.ingest.arrays import cast_good, is_text
+from pipeline.ingest.columns import Converted
+from pipeline.ingest.times import NUMBER
 
 WORDS = {
     **dict.fromkeys(("true", "t", "yes", "y"), 1),

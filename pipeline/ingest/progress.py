@@ -8,6 +8,7 @@ from typing import Any
 
 from core.artifacts import read_json, write_json
 from pipeline.ingest.inputs import InputFile
+from pipeline.ingest.time_span import Months
 from pipeline.ingest.workspace import PROGRESS
 
 
@@ -31,6 +32,7 @@ class FileReport:
     """Of bad lines, the first different ones of a file."""
     first_bad: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+    months: Months = field(default_factory=dict)
     shards: list[dict[str, Any]] = field(default_factory=list)
     """``file``, ``rows`` and ``sha256`` of each finished shard."""
     quarantine: list[str] = field(default_factory=list)
@@ -44,8 +46,9 @@ class FileReport:
     def at_cut(self, rows_of_next: int) -> "FileReport":
         """A copy as it is where a shard ends ``rows_of_next`` rows into the next piece."""
         kinds, first, quarantine = Counter(self.kinds), list(self.first_bad), list(self.quarantine)
-        copied = {"kinds": kinds, "first_bad": first, "quarantine": quarantine}
+        copied: dict[str, Any] = {"kinds": kinds, "first_bad": first, "quarantine": quarantine}
         copied["reasons"] = Counter(self.reasons)
+        copied["months"] = dict(self.months)
         return dataclasses.replace(self, rows_of_next=rows_of_next, shards=[], **copied)
 
     def save(self, unit: Path) -> None:

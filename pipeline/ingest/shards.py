@@ -4,7 +4,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -13,6 +13,7 @@ import pyarrow as pa
 from core.artifacts import encodings, write_parquet
 from pipeline.ingest.inputs import InputFile
 from pipeline.ingest.quarantine import BadLine
+from pipeline.ingest.time_span import Months
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -27,6 +28,8 @@ class Parsed:
     bad: list[BadLine]
     bytes_read: int
     rows_filtered: int = 0
+    months: Months = field(default_factory=dict)
+    """When its good rows are."""
 
     @property
     def rows_read(self) -> int:

@@ -23,7 +23,7 @@ from core.sums import CHECKSUM
 from pipeline.ingest.inputs import InputFile
 from pipeline.ingest.source import SourceSettings
 
-FORMAT = 2
+FORMAT = 3
 """Raised when the same input gives other bytes than before."""
 PLAN, MANIFEST, PROGRESS = "plan.json", "manifest.json", "progress.json"
 PUBLISHED = "published.json"
@@ -72,6 +72,19 @@ class Workspace:
         self.claim, self.output = claim, claim.folder
         self.folder = claim.stopped or claim.staging()
         self.out = self.folder / "out"
+
+    def columns_as_text(self, plan: dict[str, Any]) -> set[str]:
+        """Columns that a stopped run of the same plan read as text, where this one says integer:
+        it had come upon a text in them."""
+        old = read_json(self.folder / PLAN) if (self.folder / PLAN).is_file() else None
+        if old is None or {**old, "columns": None} != {**plan, "columns": None}:
+            return set()
+        new = plan["columns"]
+        return {
+            name
+            for name, type in old["columns"].items()
+            if type == "string" and new.get(name) == "int64"
+        }
 
     def begin(self, plan: dict[str, Any]) -> bool:
         """Keeps what a stopped run left as far as ``plan`` allows, and clears the rest.

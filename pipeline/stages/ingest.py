@@ -2,7 +2,7 @@
 
 import errno
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,12 @@ from pipeline.ingest.clickstream import (
 from pipeline.ingest.convert import convert_files
 from pipeline.ingest.criteo import CriteoReader, CriteoSourceSettings
 from pipeline.ingest.events import EventReader
+from pipeline.ingest.faults import GuessContradicted
 from pipeline.ingest.generated import GENERATED, generated_log
 from pipeline.ingest.inputs import InputFile, list_inputs, named_inputs
 from pipeline.ingest.labels import check_classes
 from pipeline.ingest.lists import SessionRows
+from pipeline.ingest.progress import FileReport
 from pipeline.ingest.publish import (
     QUARANTINE,
     join_quarantines,
@@ -40,6 +42,7 @@ from pipeline.ingest.quarantine import all_reasons
 from pipeline.ingest.ratings import RatingsSourceSettings, rating_columns
 from pipeline.ingest.row_order import IN_ORDER, ROW_ORDER, doubt
 from pipeline.ingest.source import SourceSettings
+from pipeline.ingest.time_span import times_apart
 from pipeline.ingest.trace import Trace
 from pipeline.ingest.user_sessions import UserSessionReader
 from pipeline.ingest.workspace import MANIFEST, NOT_SHAPING, Workspace, plan_of
@@ -116,27 +119,50 @@ def _ingest(
     workspace: Workspace,
     trace: Trace | None,
 ) -> dict[str, Any]:
+    as_text: set[str] = set()
     try:
-        reader, format = _reader(settings, files, trace)
-        if workspace.begin(plan_of(recipe, settings, files, reader.schema)):
-            workspace.clean()
-        else:
-            _convert(reader, format, settings, files, workspace)
-            workspace.finish()
+        while True:
+            reader, format = _reader(settings, files, as_text, trace)
+            plan = plan_of(recipe, settings, files, reader.schema)
+            read_before = workspace.columns_as_text(plan)
+            if read_before:
+                as_text |= read_before
+                continue
+            try:
+                if workspace.begin(plan):
+                    workspace.clean()
+                else:
+                    _convert(reader, format, settings, files, workspace)
+                    workspace.finish()
+                return read_json(workspace.output / MANIFEST)
+            except GuessContradicted as contradicted:
+                as_text |= set(contradicted.where)
+                _say_text(contradicted)
     except UserError:
         workspace.give_up()
         raise
-    return read_json(workspace.output / MANIFEST)
+
+
+def _say_text(contradicted: GuessContradicted) -> None:
+    for name, where in contradicted.where.items():
+        say(
+            f"ingest: {name} is read as text, not as integers: {where}; the log is read again "
+            f"from its beginning (types.{name}: integer would set such lines aside)"
+        )
 
 
 def _reader(
-    settings: SourceSettings, files: list[InputFile], trace: Trace | None = None
+    settings: SourceSettings,
+    files: list[InputFile],
+    as_text: Collection[str] = (),
+    trace: Trace | None = None,
 ) -> tuple[Any, str]:
     """What reads this kind of log, and the name of the kind."""
     if isinstance(settings, CriteoSourceSettings):
         return CriteoReader(settings, trace.line if trace else None), "criteo"
     if isinstance(settings, ClickSourceSettings):
-        return EventReader(settings, click_columns(settings), files, trace=trace), "clicks"
+        columns = click_columns(settings)
+        return EventReader(settings, columns, files, trace=trace, as_text=as_text), "clicks"
     if isinstance(settings, ClickstreamSourceSettings):
         columns = event_columns(settings)
         unfold = None
@@ -144,9 +170,9 @@ def _reader(
             unfold = SessionRows(settings.columns.item_id, made_columns(settings), files)
         keep = settings.keep_event_types
         kind = UserSessionReader if settings.session_per_user else EventReader
-        return kind(settings, columns, files, keep, unfold, trace), "clickstream"
+        return kind(settings, columns, files, keep, unfold, trace, as_text), "clickstream"
     assert isinstance(settings, RatingsSourceSettings)
-    return EventReader(settings, rating_columns(settings), files), "ratings"
+    return EventReader(settings, rating_columns(settings), files, as_text=as_text), "ratings"
 
 
 def _convert(
@@ -160,6 +186,7 @@ def _convert(
     if (workspace.out / MANIFEST).is_file():
         return
     reports = convert_files(reader, files, settings, workspace)
+    _check_kept(settings, reports)
     shards = number_shards(reports, workspace)
     record = manifest(format, reader.schema, reports, shards)
     if isinstance(settings, ClickSourceSettings) and settings.columns is not None:
@@ -173,6 +200,9 @@ def _convert(
         formats = {c.name: c.time_format for c in reader.columns if c.time_format}
         record["time_format"] = formats.get("timestamp")
         record["resolved"] = reader.resolved
+        apart = times_apart(reports)
+        if apart:
+            record["times_apart"] = apart
     if isinstance(settings, ClickstreamSourceSettings):
         from pipeline.ingest.gaps import finish_events
 
@@ -194,10 +224,33 @@ def _convert(
     write_manifest(workspace.out / MANIFEST, record, sums | sums_of(workspace.out, bad))
 
 
+def _check_kept(settings: SourceSettings, reports: list[FileReport]) -> None:
+    filtered = sum(report.rows_filtered for report in reports)
+    if filtered and not any(report.rows_written for report in reports):
+        kept = ", ".join(map(str, getattr(settings, "keep_event_types", None) or []))
+        raise UserError(
+            f"no event of the log is of a type that keep_event_types keeps ({kept}): all "
+            f"{filtered:,} are of others; name those of the column columns.event_type"
+        )
+
+
 def warn(record: dict[str, Any]) -> None:
+    """Says what is wrong with an input file, or looks so."""
     for entry in record["inputs"]:
         if "fault" in entry:
             say(f"warning: {entry['file']}: {entry['fault']}; {entry['rows']:,} lines were read")
+    apart = record.get("times_apart")
+    if apart:
+        first = "; ".join(
+            f"{one['file']}:{one['line']} is of {one['month']}"
+            + (f" (with {one['rows'] - 1:,} more)" if one["rows"] > 1 else "")
+            for one in apart["first"]
+        )
+        say(
+            f"warning: {apart['rows']:,} times are more than a year from all others, which are of "
+            f"{' to '.join(apart['bulk'])}: {first}; settings first_time and last_time set such "
+            "lines aside"
+        )
 
 
 def set_aside(record: dict[str, Any]) -> list[str]:

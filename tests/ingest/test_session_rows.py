@@ -55,7 +55,7 @@ def test_events_in_the_order_of_their_lists(run, folder):
 
 def test_lists_of_unequal_length_are_set_aside(run, folder):
     path = folder("a", table(at=[[100, 200], [150], [50, 60]]))
-    found = run("sessions", path, layout="sessions", columns=COLUMNS)
+    found = run("sessions", path, layout="sessions", columns=COLUMNS, time_format="unix_s")
     assert [row["session_id"] for row in found.rows] == [8, 9, 9]
     assert found.reasons == [(1, "at: 2 values, items: 3")]
     assert "'sid': 7" in found.bad[0]["text"] or '"sid": 7' in found.bad[0]["text"]
@@ -63,7 +63,7 @@ def test_lists_of_unequal_length_are_set_aside(run, folder):
 
 def test_a_missing_item_is_set_aside_with_its_row(run, folder):
     path = folder("a", table(items=[[1, None, 2], [5], [3, 4]]))
-    found = run("sessions", path, layout="sessions", columns=COLUMNS)
+    found = run("sessions", path, layout="sessions", columns=COLUMNS, time_format="unix_s")
     assert [row["item_id"] for row in found.rows] == [1, 2, 5, 3, 4]
     assert found.reasons == [(1, "items: missing")]
 
