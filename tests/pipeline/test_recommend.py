@@ -144,7 +144,7 @@ def test_a_log_without_an_event_of_the_types_that_are_kept(tmp_path, capsys):
     given = ["--input", tmp_path / "views.csv", "--output", tmp_path / "next.csv"]
     assert command("recommend", "--bundle", bundle, *given) == 1
     told = " ".join(capsys.readouterr().err.split())
-    assert "no event of the log is of a type that sessions.source keeps: ['buy']" in told
+    assert "no event of the log is of a type that keep_event_types keeps (buy)" in told
 
 
 def test_events_that_repeat_an_item_change_nothing_as_in_training(small, tmp_path):
