@@ -183,7 +183,7 @@ def _make_interactions(folder: Path) -> None:
     for user in range(20):
         for time, item in enumerate(draw.permutation(15)[:8]):
             stars = 1 + int(item + user) % 5
-            lines.append(f"{user},{item},{stars},{1_000_000 + 100 * time + user}")
+            lines.append(f"{user},{item},{stars},{1_500_000_000 + 100 * time + user}")
     log = folder / "log.csv"
     log.write_text("\n".join(lines) + "\n")
     _made("interactions", log, INTERACTIONS)

@@ -20,7 +20,7 @@ def ratings(tmp_path_factory):
     for user in range(60):
         for time, item in enumerate(rng.permutation(40)[:24]):
             stars = 5 if item % 2 == user % 2 else 1
-            lines.append(f"{user},{item},{stars},{1_000_000 + 100 * time + user}")
+            lines.append(f"{user},{item},{stars},{1_500_000_000 + 100 * time + user}")
     folder = tmp_path_factory.mktemp("interactions")
     (folder / "ratings.csv").write_text("\n".join(lines) + "\n")
     ingest(
