@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pipeline.compare.summary import TITLES, Result, Summary
-from pipeline.compare.tables import Table
+from pipeline.compare.tables import Table, notes
 from pipeline.data_report.figures import BLUE, GREY, GRID, MUTED, ROW, STYLE, WIDTH
 from pipeline.data_report.page import document, section
 
@@ -26,8 +26,11 @@ def page(summary: Summary, found: list[Table], results: list[Result]) -> str:
     """The whole page."""
     title = TITLES[summary["recipe"]]
     parts = [f"<h1>{title}</h1>"]
-    for table in found:
+    for at, table in enumerate(found):
         parts += _table(table)
+        if at == 0:
+            lines = (f"<li>{html.escape(note)}</li>" for note in notes(summary))
+            parts.append(f"<ul>{''.join(lines)}</ul>")
     fitted = any("train" in entry["metrics"] for entry in summary["entries"].values())
     for metric in summary["headlines"]:
         meaning = f"On the {summary['split']} split, mean and standard deviation over seeds" + (

@@ -36,6 +36,10 @@ CODE = (
     "pipeline/stages/train.py",
     "pipeline/stages/evaluate.py",
     "pipeline/model_folder.py",
+    "pipeline/best_possible.py",
+    "pipeline/vocabularies.py",
+    "pipeline/synthetic/bayes.py",
+    "pipeline/synthetic/session_truth.py",
     "pipeline/compare/run.py",
     "pipeline/compare/cost.py",
 )
@@ -136,6 +140,7 @@ def _run(
             "share_of_best": {},
             "best_possible": {},
             "tested": {},
+            "remarks": {},
             "curve": trained.curve,
         }
     for split in runs.splits:
@@ -261,6 +266,7 @@ def _judge(entry: Entry, seed: int, runs: Runs, split: str, result: dict[str, An
     file = folder / split / "metrics.json"
     found = evaluate(entry.recipe, runs.features, folder, file, file.parent, params, split, False)
     result["tested"][split] = tested(found)
+    result["remarks"][split] = found["remarks"]
     result["metrics"][split] = {
         name: value
         for name, value in found.items()

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from core.errors import UserError
+from pipeline.baselines import Baselines, below
 from pipeline.compare.plan import Entry
 from pipeline.compare.settings import CompareSettings
 from pipeline.metric_names import BETTER_LOW, headlines, once
@@ -29,15 +30,20 @@ def summarise(
     results: list[Result],
     splits: tuple[str, ...],
     settings: CompareSettings,
+    baselines: Baselines | None = None,
 ) -> Summary:
     """All figures of the finished runs.
+
+    Args:
+        baselines: what any model has to beat, on the split that tables are of.
 
     Returns:
         ``entries``: of each its ``model``, the ``seeds`` that are finished, and ``mean`` and
         ``std`` (of the sample, None of one seed) of every metric by split, of every cost, and of
         the share of the best possible; ``metrics``: those that tables show, ``headlines``: those
-        that matter most; ``split``: the one that tables are of; ``best_on_validation``: the entry
-        that validation would choose, and by which metric.
+        that matter most; ``split``: the one that tables are of, ``tested``: what of it is counted;
+        ``best_on_validation``: the entry that validation would choose, and by which metric;
+        ``baselines``, and ``remarks``: what a reader has to know, in sentences.
 
     Raises:
         UserError: a run lacks a metric that ``compare.metrics`` names.
@@ -62,6 +68,7 @@ def summarise(
         "metrics": shown,
         "headlines": _headlines(recipe, shown, bool(settings.metrics)),
         "split": split,
+        "tested": results[0]["tested"][split],
         "measured_on": {
             name: costs[name] for name in ("device", "threads", "inference_batch_size")
         },
@@ -69,7 +76,29 @@ def summarise(
         "entries": {name: _entry(found, splits) for name, found in by_entry.items()},
     }
     summary["best_on_validation"] = _best_on_validation(summary)
+    summary["baselines"] = baselines or {}
+    summary["remarks"] = _remarks(summary, by_entry)
     return summary
+
+
+def _remarks(summary: Summary, by_entry: dict[str, list[Result]]) -> list[str]:
+    """Which entries are below a baseline or were still improving, and what is odd of the split."""
+    remarks: list[str] = []
+    for name, results in by_entry.items():
+        metrics = summary["entries"][name]["metrics"][summary["split"]]
+        means = {metric: figure["mean"] for metric, figure in metrics.items()}
+        remarks += below(name, means, summary["baselines"])
+        unfinished = [r["seed"] for r in results if r["learned"].get("still_improving")]
+        if unfinished:
+            seeds = ", ".join(map(str, unfinished))
+            remarks.append(
+                f"{name} was still improving at its last step (seed {seeds}): it has not shown "
+                "what it can, and more epochs may help"
+            )
+    # What is said of every model is said of the split.
+    told = [r["remarks"][summary["split"]] for results in by_entry.values() for r in results]
+    common = [one for one in told[0] if all(one in others for others in told)]
+    return [*remarks, *(one for one in common if not one.startswith("training "))]
 
 
 def _shown(recipe: str, metrics: dict[str, Any]) -> list[str]:

@@ -4,7 +4,10 @@ import csv
 import io
 from typing import Any, NamedTuple
 
+from core.console import counted
+from pipeline.baselines import LABELS
 from pipeline.compare.summary import COSTS, Summary
+from pipeline.metric_names import meanings, share_meanings
 
 TIMED = ("seconds", "samples_per_second", "inference_microseconds")
 """Costs that differ from seed to seed."""
@@ -47,18 +50,23 @@ def _held_out(summary: Summary) -> Table:
         row = [name, str(len(entry["seeds"]))]
         row += [_with_deviation(held_out[metric], 4) for metric in summary["headlines"]]
         rows.append(row + [_percent(entry["share_of_best"][share]) for share in shares])
+    for key, theirs in summary["baselines"].items():
+        row = [f"({LABELS[key]})", ""]
+        row += [_number(theirs.get(metric), 4) for metric in summary["headlines"]]
+        rows.append(row + [""] * len(shares))
     header = [
         "entry",
         "seeds",
         *summary["headlines"],
         *(f"share of best {name}" for name in shares),
     ]
-    meaning = f"Mean and standard deviation over seeds, on the {summary['split']} split."
+    meaning = (
+        f"Mean and standard deviation over seeds, on the {summary['split']} split: "
+        f"{summary['tested']}. In parentheses: baselines, which any model has to beat."
+    )
     if shares:
         meaning += (
-            " The log is generated: the share of what can be learned, "
-            + ("AUC counted from 0.5. " if summary["recipe"] == "ranking" else "from 0. ")
-            + "Best possible: "
+            f" The log is generated. {share_meanings(shares)} Best possible: "
             + ", ".join(
                 f"{name} {_number(value, 4)}" for name, value in summary["best_possible"].items()
             )
@@ -104,8 +112,8 @@ def _costs(summary: Summary) -> Table:
     ]
     unit = "row" if summary["recipe"] == "ranking" else "session, every step of it ranked"
     meaning = (
-        f"On {on['device']}, {on['threads']} thread(s). Inference: microseconds a {unit}, in "
-        f"batches of {on['inference_batch_size']:,}, without reading the data. Training seconds "
+        f"On {on['device']}, {counted(on['threads'], 'thread')}. Inference: microseconds a {unit}, "
+        f"in batches of {on['inference_batch_size']:,}, without reading the data. Training seconds "
         "are without validation; a run that was stopped counts at the speed of its last part."
     )
     return Table("Costs", meaning, ["entry", *COSTS.values()], rows)
@@ -128,14 +136,20 @@ def _percent(figure: dict[str, float | None]) -> str:
     return "–" if figure["mean"] is None else f"{figure['mean']:.1%}"
 
 
-def markdown(found: list[Table]) -> str:
-    """Tables as a Markdown text."""
+def notes(summary: Summary) -> list[str]:
+    """What the tables' metrics are, a line for each kind, and the remarks."""
+    return [*(f"note: {remark}" for remark in summary["remarks"]), *meanings(summary["metrics"])]
+
+
+def markdown(found: list[Table], notes: list[str]) -> str:
+    """Tables as a Markdown text, with lines that are below the first."""
     parts = []
     for table in found:
         rule = ["---", *["---:"] * (len(table.header) - 1)]
         lines = [table.header, rule, *table.rows]
         body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         parts.append(f"## {table.title}\n\n{table.meaning}\n\n{body}\n")
+    parts[1:1] = ["\n".join(f"- {note}" for note in notes) + "\n"]
     return "\n".join(parts)
 
 

@@ -11,6 +11,7 @@ from core.console import say
 from core.errors import UserError
 from core.metrics_output import claimed_metrics
 from core.outputs import claimed
+from pipeline.baselines import Baselines, click_baselines, session_baselines
 from pipeline.compare.plan import (
     Entry,
     chosen,
@@ -22,8 +23,10 @@ from pipeline.compare.plan import (
 from pipeline.compare.run import Runs, remove_checkpoints, run
 from pipeline.compare.settings import CompareSettings
 from pipeline.compare.summary import TITLES, curves, summarise
-from pipeline.compare.tables import flat, markdown, tables
+from pipeline.compare.tables import flat, markdown, notes, tables
+from pipeline.feature_folder import features_identity, open_features, read_schema
 from pipeline.params import Params
+from pipeline.protocols import session_evaluation
 
 METRICS_KEYS = ("recipe", "metrics", "headlines", "entries")
 """Keys by which an earlier metrics file is known."""
@@ -160,12 +163,14 @@ def summary(
         )
     if missing:
         say(f"compare: not finished, and left out: {', '.join(missing)}")
-    report = summarise(recipe, found, results, splits, settings)
+    baselines = _baselines(recipe, Path(features), splits[-1], params)
+    report = summarise(recipe, found, results, splits, settings, baselines)
+    report["of_features"] = features_identity(features)
     shown = tables(report)
 
     def write_plots(folder: Path) -> None:
         (folder / "index.html").write_text(page(report, shown, results), encoding="utf-8")
-        (folder / "tables.md").write_text(markdown(shown), encoding="utf-8")
+        (folder / "tables.md").write_text(markdown(shown, notes(report)), encoding="utf-8")
         (folder / "table.csv").write_text(flat(report), encoding="utf-8")
         write_json(folder / "curves.json", curves(results))
 
@@ -173,5 +178,21 @@ def summary(
     with claimed_metrics(metrics, plots, kinds.COMPARISON_PAGE, inputs, METRICS_KEYS) as claim:
         claim.publish(report, write_plots)
     console.table(TITLES[recipe], shown[0].header, shown[0].rows)
+    say(shown[0].meaning)
+    for note in notes(report):
+        say(note)
     say(f"compare: {len(results)} runs → {metrics}, {Path(plots) / 'index.html'}")
     return report
+
+
+def _baselines(recipe: str, features: Path, split: str, params: Params) -> Baselines:
+    """What any model has to beat on ``split``."""
+    from training.ranking.click_model import click_target
+
+    with open_features(features).watched():
+        schema = read_schema(features)
+        if recipe == "ranking":
+            return click_baselines(features, schema, split, click_target(schema).first.name)
+        settings = session_evaluation(params, features)
+        size = params.engine(recipe).valid_batch_size
+        return session_baselines(features, schema, split, settings, size)

@@ -1,5 +1,6 @@
 """Stage: a trained model on the test split → metrics, plots, and the distance to the best score."""
 
+import csv
 import hashlib
 import json
 from pathlib import Path
@@ -19,6 +20,7 @@ from pipeline.metric_names import headlines, meaning, meanings, once, share_mean
 from pipeline.params import Params
 from pipeline.protocols import session_evaluation
 from pipeline.stages.train import (
+    HISTORY_FILE,
     MODEL_FILE,
     load_model,
     model_columns,
@@ -107,6 +109,8 @@ def _judged(
     }[recipe]
     with gpu.named_shortage("evaluating", f"lower {recipe}.train.valid_batch_size"):
         found, points = judge(trained, schema, features, split, params, baselines)
+    if recipe == "sessions":
+        points["validation"] = validations(model)
     manifest = contents.record
     found["split"] = split
     found["rows"] = manifest["splits"][split][manifest["unit"]]
@@ -279,6 +283,30 @@ def evaluate_sessions(
         for by in ("session_length", "popularity")
     }
     return found, points
+
+
+def validations(model: Path) -> list[dict[str, Any]]:
+    """The validations of a training, at the length of list that stops it: ``step``, ``k``, and the
+    metrics without it in their names."""
+    if not (model / HISTORY_FILE).is_file():
+        return []
+    with open(model / HISTORY_FILE, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    names = (
+        [name.removeprefix("valid_") for name in rows[0] if name.startswith("valid_")]
+        if rows
+        else []
+    )
+    first = headlines(names)
+    return [
+        {
+            "step": int(row["step"]),
+            "k": int(first[0].partition("@")[2]),
+            **{name.partition("@")[0]: float(row[f"valid_{name}"]) for name in first},
+        }
+        for row in rows
+        if first and row[f"valid_{first[0]}"]
+    ]
 
 
 def _at(metrics: dict[str, Any], suffix: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pipeline.setting_names import Named, near, plain, settings_of, suggestions,
 from pipeline.yaml_text import in_flow
 
 WIDEST = 100
-TRAINED_BY = ("protocol", "drop_repeats", "exclude_last_item", "exclude_seen")
+TRAINED_BY = ("protocol", "ks", "drop_repeats", "exclude_last_item", "exclude_seen")
 """Of ``sessions.evaluate``: how a model is validated while it is trained."""
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from core import kinds
 from core.artifacts import write_json, write_text
-from core.console import say, table
+from core.console import counted, say, table
 from core.errors import UserError
 from core.metrics_output import claimed_metrics
 from core.outputs import claimed
@@ -36,6 +36,7 @@ class Point:
     seed: int
     day: int
     metrics: Metrics
+    tested: str
 
 
 def windows(
@@ -54,7 +55,8 @@ def windows(
         plots: folder to write: ``by_day.json``, ``tables.md``.
 
     Returns:
-        ``days``: sessions that start on each day that tested; ``entries``: by entry and mode the
+        ``days``: sessions that start on each day that tested; ``tested``: what of them the metrics
+            are over; ``entries``: by entry and mode the
         mean over days of each metric (``mean``, itself a mean over seeds, and ``std`` over seeds),
         and ``by_day``.
 
@@ -88,11 +90,15 @@ def windows(
                     "at sessions.preprocess.sessions (min_length, drop_repeats, min_item_support)"
                 )
             tested = dict.fromkeys(point.day for point in points)
-            report = {"days": {str(day): counts[day] for day in tested}, "entries": _means(points)}
+            report = {
+                "days": {str(day): counts[day] for day in tested},
+                "tested": {str(point.day): point.tested for point in points},
+                "entries": _means(points),
+            }
             log.settle()
             shown.publish(report, lambda folder: _plot(points, report, folder))
     _show(points, report)
-    say(f"windows: {len(tested)} window(s) → {metrics}, {plots}")
+    say(f"windows: {counted(len(tested), 'window')} → {metrics}, {plots}")
     return report
 
 
@@ -144,7 +150,7 @@ def _of_window(
     """``before``: of each entry and seed the model that is trained further, if there is one."""
 
     def point(mode: str, judged: Judged) -> Point:
-        return Point(entry.name, mode, seed, window.day, judged.metrics)
+        return Point(entry.name, mode, seed, window.day, judged.metrics, judged.tested)
 
     earlier = before.get((entry.name, seed))
     if earlier is None or "scratch" in modes:
@@ -216,11 +222,19 @@ def _plot(points: list[Point], report: dict[str, Any], folder: Path) -> None:
     write_json(folder / "by_day.json", by_day)
     header, rows = _table(report)
     lines = ["| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]]
+    lines += ["", *_counts(report)]
     write_text(folder / "tables.md", f"{_title(points)}\n\n" + "\n".join(lines) + "\n")
+
+
+def _counts(report: dict[str, Any]) -> list[str]:
+    """What the metrics of each day are over."""
+    return [f"day {day}: {tested}" for day, tested in report["tested"].items()]
 
 
 def _show(points: list[Point], report: dict[str, Any]) -> None:
     table(_title(points), *_table(report))
+    for line in _counts(report):
+        say(line)
 
 
 def _table(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -242,8 +256,8 @@ def _title(points: list[Point]) -> str:
     tested = dict.fromkeys(point.day for point in points)
     asked = {p.day for p in points if any(value is not None for value in p.metrics.values())}
     silent = [str(day) for day in tested if day not in asked]
-    counted = ", ".join(str(day) for day in tested if day in asked) or "none"
-    title = f"Mean over day(s) {counted} and {len({point.seed for point in points})} seed(s)"
+    days = ", ".join(str(day) for day in tested if day in asked) or "none"
+    title = f"Mean over day(s) {days} and {len({point.seed for point in points})} seed(s)"
     if silent:
         title += (
             f"; nothing could be asked for on day(s) {', '.join(silent)} (items unseen in training "

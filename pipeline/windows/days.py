@@ -2,17 +2,17 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from core import kinds
 from core.artifacts import parquet_files, read_json, write_json, write_parquet
-from core.console import say
+from core.console import counted, say
 from core.errors import UserError
 from core.outputs import claimed
-from core.parquet import read_frame, read_table, reading
+from core.parquet import read_footer, read_frame, read_table, reading
 from core.settings import merge
 from core.sums import files_below, sums_of, write_manifest
 from pipeline import held_out
@@ -22,7 +22,7 @@ from pipeline.preprocess import MANIFEST, PLAN, SCHEMA, STATE, plan_of, raw_mani
 from pipeline.sessionize import SESSION, TIME
 from pipeline.splits import DAY, EmptySplit
 from pipeline.stages.preprocess import preprocess
-from pipeline.stages.train import features_identity
+from pipeline.stages.train import features_identity, rows_of
 
 DONE = "view.json"
 
@@ -101,34 +101,38 @@ def window_features(raw: Path, features: Path, params: Params) -> None:
         raise
 
 
-def newest(features: Path, since: int, view: Path) -> Path | None:
-    """A view of ``features`` that trains on the sessions that start from ``since`` on only.
-
-    Args:
-        since: milliseconds since 1970 UTC.
+def newest(features: Path, before: Path, view: Path) -> Path | None:
+    """A view of ``features`` that trains on the sessions alone that did not train in the window
+    ``before``, by their ids.
 
     Returns:
         ``view``; None where there is no such session. It has the identity of ``features``: codes
         and split are theirs.
     """
-    identity = {"since": since, "plan": read_json(features / PLAN)}
+    identity = {"before": features_identity(before), "plan": read_json(features / PLAN)}
     if not (view / DONE).is_file() or read_json(view / DONE) != identity:
-        with claimed(view, kinds.VIEW, [features]) as claim, claim.replaced() as folder:
-            _fill_view(features, since, folder)
+        with claimed(view, kinds.VIEW, [features, before]) as claim, claim.replaced() as folder:
+            _fill_view(features, before, folder)
             write_json(folder / DONE, identity)
-    return view if any((view / "train").glob("*.parquet")) else None
+    parts = parquet_files(view / "train") if (view / "train").is_dir() else []
+    new = sum(read_footer(part).num_rows for part in parts)
+    total = counted(rows_of(features, "train"), "session")
+    say(f"windows: trained further on {new:,} of {total} that train, those that are new")
+    return view if new else None
 
 
-def _fill_view(features: Path, since: int, view: Path) -> None:
+def _fill_view(features: Path, before: Path, view: Path) -> None:
     for folder in ("valid", STATE):
         for name in files_below(features / folder):
             target = view / folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             held_out.link(features / folder / name, target)
+    earlier = [read_table(part, [SESSION])[SESSION] for part in parquet_files(before / "train")]
+    trained = pa.concat_arrays([chunk for column in earlier for chunk in column.chunks])
     for part in parquet_files(features / "train"):
         table = read_table(part)
-        start = table["start"].cast("timestamp[ms]").cast("int64")
-        table = table.filter(pc.greater_equal(start, since))
+        known = pc.is_in(table[SESSION], trained.cast(table[SESSION].type))
+        table = table.filter(pc.invert(known))
         if table.num_rows:
             write_parquet(view / "train" / part.name, table)
     for name in (PLAN, SCHEMA):
@@ -136,8 +140,3 @@ def _fill_view(features: Path, since: int, view: Path) -> None:
     manifest = open_features(features).record
     sums = sums_of(view, files_below(view))
     write_manifest(view / MANIFEST, {**manifest, VIEW_OF: features_identity(features)}, sums)
-
-
-def bounds(features: Path) -> dict[str, Any]:
-    """Where the window's splits were cut, milliseconds since 1970 UTC."""
-    return read_json(features / MANIFEST)["bounds"]

@@ -12,7 +12,7 @@ from core.outputs import claimed
 from pipeline.compare.plan import Entry
 from pipeline.compare.run import MADE_OF, RESULT, Runs, remove_checkpoints, run, start
 from pipeline.compare.settings import CompareSettings
-from pipeline.stages.evaluate import evaluate
+from pipeline.stages.evaluate import evaluate, tested
 from pipeline.stages.train import (
     MODEL_FILE,
     WEIGHTS_FILE,
@@ -51,6 +51,8 @@ class Judged:
     folder: Path
     features: Path
     metrics: dict[str, float]
+    tested: str
+    """What the metrics are over, counted."""
 
 
 def from_scratch(window: Window, entry: Entry, seed: int, settings: CompareSettings) -> Judged:
@@ -58,7 +60,8 @@ def from_scratch(window: Window, entry: Entry, seed: int, settings: CompareSetti
     runs = window.scratch
     result = runs.result(entry, seed) or run(entry, seed, runs, settings)
     remove_checkpoints(runs.folder(entry, seed))  # A run that was killed may have left them.
-    return Judged(runs.folder(entry, seed), window.features, result["metrics"]["test"])
+    metrics, counts = result["metrics"]["test"], result["tested"]["test"]
+    return Judged(runs.folder(entry, seed), window.features, metrics, counts)
 
 
 def trained_further(window: Window, entry: Entry, seed: int, before: Judged) -> Judged:
@@ -81,10 +84,15 @@ def trained_further(window: Window, entry: Entry, seed: int, before: Judged) -> 
             remove_checkpoints(folder)
             found = read_json(place / RESULT)
             claim.add(RESULT)
-            write_json(folder / RESULT, {name: v for name, v in found.items() if "@" in name})
+            kept = {name: value for name, value in found.items() if "@" in name}
+            write_json(
+                folder / RESULT, {"metrics": {"test": kept}, "tested": {"test": tested(found)}}
+            )
             unlist_absent(folder)
     remove_checkpoints(folder)
-    return Judged(folder / "model", window.features, read_json(folder / RESULT))
+    result = read_json(folder / RESULT)
+    metrics, counts = result["metrics"]["test"], result["tested"]["test"]
+    return Judged(folder / "model", window.features, metrics, counts)
 
 
 def _train_further(window: Window, entry: Entry, seed: int, before: Judged, output: Path) -> None:
@@ -95,11 +103,10 @@ def _train_further(window: Window, entry: Entry, seed: int, before: Judged, outp
     old, _ = load_model(before.folder, read_schema(before.features), before.features)
     model = build("sessions", name, schema, settings, seed)
     carry_over(old, model, moved_codes(before.features, window.features), model.item)
-    since = days.bounds(before.features)["valid_start"]
-    view = days.newest(window.features, since, window.folder / "newest")
+    view = days.newest(window.features, before.features, window.folder / "newest")
     if view is None:
         raise UserError(
-            f"{window.features}: no session that trains is newer than the window before; raise "
+            f"{window.features}: every session that trains did so in the window before; raise "
             "sessions.windows.first_test_day, or set sessions.windows.modes to [scratch]"
         )
     if model.observes_first:  # what it counts, it counts over all days

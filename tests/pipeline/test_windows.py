@@ -1,6 +1,7 @@
 """Daily windows: what trains comes before what tests, and what is carried from day to day."""
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
@@ -185,12 +186,35 @@ def test_incremental_alone_is_the_same(finished):
 def test_the_newest_sessions_are_those_that_did_not_train_before(finished, tmp_path):
     _, out, _ = finished
     before, after = (out / f"day-{day}" / "features" for day in (1, 3))
-    since = json.loads((before / "manifest.json").read_text())["bounds"]["valid_start"]
-    view = newest(after, since, tmp_path / "view")
+    view = newest(after, before, tmp_path / "view")
     shown = set(lists_of(view, "train")["session_id"])
     old = set(lists_of(before, "train")["session_id"])
     assert shown == set(lists_of(after, "train")["session_id"]) - old
-    assert newest(after, FIRST + 9 * DAY, tmp_path / "none") is None
+    assert newest(after, after, tmp_path / "none") is None
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_every_session_trains_once_however_long_its_pauses(tmp_path, seed):
+    """One that opens just before it would validate has an event too few there, and trains later."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for number in range(300):
+        at = FIRST + int(rng.integers(4 * DAY))
+        for _ in range(int(rng.integers(2, 5))):
+            rows.append({"session_id": number, "item_id": number % 7, "timestamp": at})
+            rows[-1]["item_id"] += len(rows) % 2
+            at += int(rng.integers(DAY // 8))
+    events = pl.DataFrame(rows).with_columns(pl.col("timestamp").cast(pl.Datetime("ms", "UTC")))
+    raw = write_raw(tmp_path / "raw", events, 2)
+    made = []
+    for day in (1, 2, 3):
+        made.append(tmp_path / f"day-{day}")
+        window_features(raw, made[-1], window_params(settings(), day))
+    trained = [*lists_of(made[0], "train")["session_id"]]
+    for number, (before, after) in enumerate(pairwise(made)):
+        view = newest(after, before, tmp_path / f"view-{number}")
+        trained += lists_of(view, "train")["session_id"].to_list()
+    assert sorted(trained) == sorted(lists_of(made[-1], "train")["session_id"])
 
 
 def test_rows_are_carried_over_by_their_values(finished):
