@@ -183,12 +183,14 @@ def test_types_are_those_of_the_log_that_trained(made, bundle, tmp_path):
 
 
 def test_an_id_column_may_be_any_column_of_the_log(made, bundle, tmp_path, capsys):
-    rows = made[1]
+    rows = [{**row, "note": row["note"] * 2 + "\nmore"} for row in made[1]]
     log = write(tmp_path / "log.csv", rows[VALID:], NAMES)
     found = score(bundle, log, tmp_path / "s.csv", id_columns=["note", "price", "user", "click"])
     assert found.columns == ["line", "note", "price", "user", "click", "probability"]
     for name in ("note", "price", "user", "click"):
         assert found[name].fill_null("").to_list() == [row[name] for row in rows[VALID:]]
+    assert found["line"].to_list() == list(range(2, 2 * (ROWS - VALID) + 1, 2))
+    rows = made[1]
     named = [{**row, "line": "l", "probability": "p", "file": "f"} for row in rows[VALID:]]
     log = write(tmp_path / "named.csv", named, ["line", "probability", "file", *NAMES])
     found = score(bundle, log, tmp_path / "s.csv", id_columns=["line", "probability"])

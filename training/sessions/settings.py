@@ -43,8 +43,9 @@ class SessionEvaluationSettings(Settings):
     """Whether the item just viewed is never recommended; only with drop_repeats, as without it that
     item can be the answer."""
     exclude_seen: bool = False
-    """Whether no item that the session held before is recommended. Where one is the answer all the
-    same, it counts as missed."""
+    """Whether no item that the session held before is recommended, as far back as features go
+    (``preprocess.sessions.max_length``). Where one is the answer all the same, it counts as
+    missed."""
     lists: bool = True
     """Whether the lists themselves are looked at: coverage, popularity bias, novelty."""
     confidence: float = Field(0.95, gt=0, lt=1)
