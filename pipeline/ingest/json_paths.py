@@ -68,10 +68,10 @@ def arrow_type(values: list[Any], node: Tree, lists: bool) -> pa.DataType | None
     """What holds all of ``values`` and, below them, what ``node`` names; None: no one type does.
 
     Args:
-        lists: whether lists of plain values are kept as lists.
+        lists: whether lists are kept as lists, and paths go through them; else they are texts.
     """
     values = [value for value in values if value is not None]
-    if (node or lists) and values and all(isinstance(value, list) for value in values):
+    if lists and values and all(isinstance(value, list) for value in values):
         inner = arrow_type(list(chain.from_iterable(values)), node, lists)
         return inner and pa.list_(inner)
     if node:

@@ -132,7 +132,13 @@ class TextSource:
         if self._decoder is None:
             return data.removeprefix(codecs.BOM_UTF8) if self._start is None else data
         while True:
-            text = self._decoder.decode(data, final=not data)
+            try:
+                text = self._decoder.decode(data, final=not data)
+            except UnicodeError:  # what has no meaning goes to the handler: this has no mark
+                raise UserError(
+                    f"{self.path}: {self.encoding} without a byte-order mark; set encoding: "
+                    f"{self.encoding}-le or {self.encoding}-be"
+                ) from None
             if self._start is None:
                 text = text.removeprefix("\ufeff")
             if text or not data:

@@ -22,13 +22,14 @@ from core.errors import UserError
 from core.settings import validate
 from pipeline.ingest.text_source import TextSource, encoding_name
 from pipeline.stages.ingest import RECIPES, ingest
+from tests.harness import forms
 from tests.harness.altered import criteo, text
 
 PACK = {
-    "gz": gzip.compress,
-    "bz2": bz2.compress,
-    "xz": lzma.compress,
-    "zst": lambda data: pa.compress(data, codec="zstd", asbytes=True),
+    "gz": forms.PACK["gzip"],
+    "bz2": forms.PACK["bzip2"],
+    "xz": forms.PACK["xz"],
+    "zst": forms.PACK["zstd"],
 }
 COLUMNS = {"session_id": "s", "item_id": "i", "timestamp": "t"}
 EVENTS = "s,i,t\n" + "".join(f"{n},{n * 7},{1569931200 + n}\n" for n in range(300))

@@ -1,5 +1,6 @@
 """A stopped ingest goes on from finished shards and ends in the same bytes."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from pipeline.ingest.clickstream import ClickstreamSourceSettings
 from pipeline.ingest.criteo import CriteoReader, CriteoSourceSettings
 from pipeline.stages import ingest as stage
 from pipeline.stages.ingest import ingest
+from tests.harness.forms import PACK
 from tests.harness.kill import all_bytes
 from tests.ingest.test_criteo import as_text, make_row
 
@@ -252,3 +254,34 @@ def test_sessions_by_gap(write, tmp_path, monkeypatch, count, name):
     ingest("sessions", settings, log, output)
     assert all_bytes(output) == all_bytes(tmp_path / "whole")
     assert done <= {p.stat().st_ino for p in output.glob("part-*.parquet")}
+
+
+@pytest.mark.parametrize(
+    "form", ["quoted", "quoted.zst", "quoted.bz2", "utf-16", "jsonl", "jsonl.xz"]
+)
+def test_other_forms_go_on_as_well(tmp_path, monkeypatch, form):
+    """Records of several lines, a stray quote, sessions a line; compressed, in UTF-16."""
+    kind, _, suffix = form.partition(".")
+    if kind == "jsonl":
+        lists = [
+            {"s": n, "e": [{"i": n, "t": 10**9 + k} for k in range(n % 5)]} for n in range(800)
+        ]
+        data = "".join(json.dumps(one) + "\n" for one in lists).encode()
+        columns = {"session_id": "s", "item_id": "e.i", "timestamp": "e.t"}
+        tree = {**TREE, "columns": columns, "layout": "sessions"}
+    else:
+        rows = [f'{n},{n % 7},{10**9 + n},"see\n1,2,{10**9}{n % 3 * "x"}"\n' for n in range(1500)]
+        rows[700] = f'700,1,{10**9},"stray\n'
+        data = "".join(["s,i,t,n\n", *rows]).encode("utf-16" if form == "utf-16" else "utf-8")
+        tree = {**TREE, "columns": {"session_id": "s", "item_id": "i", "timestamp": "t"}}
+        tree["encoding"] = "utf-16" if form == "utf-16" else "utf-8"
+    path = tmp_path / f"log.{'jsonl' if kind == 'jsonl' else 'csv'}{suffix and '.' + suffix}"
+    pack = {"zst": "zstd", "bz2": "bzip2", "xz": "xz"}.get(suffix)
+    path.write_bytes(PACK[pack](data) if pack else data)
+    settings = validate(ClickstreamSourceSettings, tree, "test")
+    record = ingest("sessions", settings, path, tmp_path / "whole")
+    assert record["rows_written"] > 1400 and (kind == "jsonl" or record["rows_quarantined"] > 2)
+    for count in (1, 4, 6):
+        stopped(path, tmp_path / "raw", monkeypatch, count, settings)
+    ingest("sessions", settings, path, tmp_path / "raw")
+    assert all_bytes(tmp_path / "raw") == all_bytes(tmp_path / "whole")
