@@ -14,7 +14,8 @@ class SourceSettings(Settings):
 
     path: str | list[str] | None = None
     """A file, a folder, a glob, or a list of these. Folders and globs are read in natural order
-    (day_2 before day_10). None: the folder that the stage is given."""
+    (day_2 before day_10); folders in a folder if named like date=2021-01-01, whose key is then a
+    column. None: the folder that the stage is given."""
 
     max_bad_fraction: float = Field(default=0.01, ge=0, le=1)
     """Share of lines that may be quarantined before the stage fails. A single bad line is always
@@ -24,7 +25,7 @@ class SourceSettings(Settings):
     """Rows in each Parquet shard; a shard never spans two input files."""
 
     max_line_bytes: int = Field(default=MEBIBYTE, ge=16)
-    """Longer lines are quarantined, whatever they hold."""
+    """Longer lines are quarantined, whatever they hold, and so are records of several lines."""
 
     block_bytes: int = Field(default=4 * MEBIBYTE, ge=64)
     """Text is read and parsed in pieces of this size; memory grows with it times the workers."""
