@@ -73,8 +73,9 @@ class ClickSourceSettings(TableSourceSettings):
     or one with columns of its own."""
 
     columns: ClickColumns | None = None
-    """null: the log is in Criteo's format, text (plain or compressed) or Parquet. Else which columns
-    of a CSV, TSV, JSON lines or Parquet file are read; those of nested JSON by a path (event.id)."""
+    """null: the log is in Criteo's format, text (plain or compressed) or Parquet. Else which
+    columns of a CSV, TSV, JSON lines or Parquet file are read; those of nested JSON by a path
+    (event.id)."""
 
     label_values: dict[str, LabelValues] = Field(default_factory=dict)
     """For single labels, by their name, the values that count as 1 and as 0:

@@ -23,8 +23,8 @@ KINDS = {
 
 
 class ClickstreamColumns(Settings):
-    """Names of the log's columns, or paths into nested ones (event.item.id); those that are null are
-    not read."""
+    """Names of the log's columns, or paths into nested ones (event.item.id); those that are null
+    are not read."""
 
     session_id: str | None = "session_id"
     """The session. null: sessions are cut from each user's events at pauses longer than
@@ -65,7 +65,8 @@ class ClickstreamSourceSettings(EventSourceSettings):
 
     layout: Literal["events", "sessions"] = "events"
     """What a row holds: an event, or a whole session (JSON lines and Parquet), the item and other
-    columns lists of one value an event; a column that is no list holds for all events of its row."""
+    columns lists of one value an event, or paths through a list of objects (events.aid); a column
+    that is no list holds for all events of its row."""
 
     extra_categorical: list[str] = Field(default_factory=list)
     """Further columns of the log to carry on under their own names, as ids or texts."""
