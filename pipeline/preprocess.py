@@ -60,6 +60,7 @@ from pipeline.held_out import HELD_OUT, Settled
 from pipeline.ingest.generated import GENERATED
 from pipeline.splits import SPLITS, EmptySplit
 from workflows.executor import transform
+from workflows.names import check_types
 from workflows.ops.codes import OOV
 from workflows.state import save_state
 
@@ -149,6 +150,8 @@ def _made(
 ) -> dict[str, Any]:
     raw = log.folder
     output, manifest = claim.folder, log.record
+    if isinstance(manifest["columns"], dict):  # an older version wrote names alone
+        check_types(settings.workflow, manifest["columns"], f"{recipe}.preprocess.workflow")
     begin(claim, plan_of(settings, manifest))
     scratch = claim.scratch()
     with (

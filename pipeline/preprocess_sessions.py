@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import polars as pl
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from core import cluster as dask_cluster
 from core.artifacts import write_parquet
@@ -23,6 +23,7 @@ from pipeline.preprocess import Job, Part, origin, preprocess, schema_of
 from pipeline.sessionize import ITEM, SessionizeSettings
 from pipeline.splits import SPLITS, SplitSettings
 from workflows import sessions
+from workflows.names import check_names
 from workflows.sessions import SessionsWorkflowSettings
 
 RECIPE = "sessions"
@@ -38,6 +39,12 @@ class SessionsPreprocessSettings(GrowSettings):
     workflow: SessionsWorkflowSettings = SessionsWorkflowSettings()
     events_per_part: int = Field(500_000, ge=1)
     """Events that a worker holds at once, about."""
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> "SessionsPreprocessSettings":
+        used = {name: "what brings events together" for name in sessionize.OWN_COLUMNS}
+        check_names(self.workflow.own_names(), used.items())
+        return self
 
 
 def preprocess_sessions(

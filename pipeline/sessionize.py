@@ -28,6 +28,8 @@ SESSION, ITEM, TIME, USER = "session_id", "item_id", "timestamp", "user_id"
 EVENT_ORDER = "event_order"
 """The log's own order of the events of one time, where it has such a column."""
 ORDER, GROUP, START = "_order", "_group", "_start"
+OWN_COLUMNS = (EVENT_ORDER, ORDER, GROUP, START)
+"""Columns that serve to bring events together, and are no features."""
 MAX_TIME = 2**62
 """Later than any event, in milliseconds."""
 

@@ -5,13 +5,14 @@ treated alike.
 """
 
 import itertools
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_serializer, model_validator
 
 from core.merlin import Tags, ops
 from core.settings import Settings
+from workflows.names import of_each, of_group
 from workflows.ops import (
     AsFloat,
     Bucketize,
@@ -30,6 +31,7 @@ VectorWidth = Annotated[int, Field(ge=1, le=65_536)]
 CATEGORICAL_OPTIONS = ("freq_threshold", "max_size", "num_buckets")
 
 
+BUCKET_SUFFIX = "_bucket"
 MOST_BUCKETS = 1 << 30
 """Codes are 32-bit integers."""
 
@@ -92,7 +94,8 @@ class VocabularySettings(Settings):
     columns: dict[str, ColumnSettings] = Field(default_factory=dict)
     """Settings of single columns, by name: over those for all."""
     shared_vocabularies: tuple[tuple[str, ...], ...] = ()
-    """Groups of categorical columns that have one vocabulary; their counts are added up."""
+    """Groups of categorical columns of one type that have one vocabulary; their counts are added
+    up."""
     hashing: dict[str, int] = Field(default_factory=dict)
     """Categorical columns without a vocabulary: the number of codes that values are hashed to."""
     crosses: tuple[CrossSettings, ...] = ()
@@ -140,6 +143,24 @@ class VocabularySettings(Settings):
             if len(group) < 2:
                 raise ValueError(f"shared_vocabularies: a group needs two columns, got {group}")
         self._check_categorical(kinds)
+
+    def own_names(self) -> Iterator[tuple[str, str]]:
+        """The log's columns that become features, each with the setting that names it."""
+        for setting in ("labels", "continuous", "categorical", "vectors"):
+            for name in getattr(self, setting, ()):
+                yield name, setting
+
+    def made_names(self) -> Iterator[tuple[str, str]]:
+        """The columns that these settings make, each with what makes it."""
+        bucketized = [name for name, how in self.columns.items() if how.bucketize]
+        yield from of_each(bucketized, "columns.bucketize", f"{{}}{BUCKET_SUFFIX}")
+        for cross in self.crosses:
+            yield of_group(cross.columns, "crosses")
+
+    def made_keys(self) -> Iterator[tuple[str, str]]:
+        """The vocabularies of several columns, each with what makes it."""
+        for group in self.shared_vocabularies:
+            yield "_".join(group), f"the vocabulary of shared_vocabularies {list(group)}"
 
     def _check_categorical(self, kinds: Mapping[str, Kind]) -> None:
         shared = [name for group in self.shared_vocabularies for name in group]
@@ -247,4 +268,4 @@ def buckets(settings: VocabularySettings, names: Iterable[str]) -> list[Any]:
     }
     if not edges:
         return []
-    return [list(edges) >> Bucketize(edges) >> ops.Rename(postfix="_bucket")]
+    return [list(edges) >> Bucketize(edges) >> ops.Rename(postfix=BUCKET_SUFFIX)]

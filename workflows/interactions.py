@@ -1,5 +1,6 @@
 """The interactions workflow: (user, item, rating, time) → codes, a target and a scaled time."""
 
+from collections.abc import Iterator
 from functools import reduce
 from operator import add
 from typing import Literal
@@ -11,6 +12,7 @@ from pydantic import Field, model_validator
 from core import frames
 from core.merlin import Tags, Workflow, ops
 from workflows.columns import Kind, VocabularySettings, category_codes, check_kind
+from workflows.names import check_names, of_each
 from workflows.ops import (
     AsFloat,
     CountEncoding,
@@ -18,6 +20,7 @@ from workflows.ops import (
     NormalizeMinMax,
     TargetEncoding,
 )
+from workflows.ops.count_encoding import SUFFIX as COUNT_SUFFIX
 
 USER, ITEM, RATING, TIME = "user_id", "item_id", "rating", "timestamp"
 TRAINING = "training"
@@ -51,7 +54,16 @@ class InteractionsWorkflowSettings(VocabularySettings):
         for setting in ("target_encoding", "counts"):
             for name in getattr(self, setting):
                 check_kind(KINDS, name, setting, "categorical")
+        check_names(self.own_names(), self.made_names(), self.made_keys())
         return self
+
+    def own_names(self) -> Iterator[tuple[str, str]]:
+        return ((name, "which every log has") for name in (USER, ITEM, RATING, TIME))
+
+    def made_names(self) -> Iterator[tuple[str, str]]:
+        yield from super().made_names()
+        yield from of_each(self.target_encoding, "target_encoding", f"TE_{{}}_{RATING}")
+        yield from of_each(self.counts, "counts", f"{{}}{COUNT_SUFFIX}")
 
 
 def build(settings: InteractionsWorkflowSettings) -> Workflow:

@@ -1,6 +1,6 @@
 """The ranking workflow: the columns of a click log → labels, dense floats and category codes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import reduce
 from operator import add
 from typing import Any, Literal
@@ -26,6 +26,7 @@ from workflows.columns import (
     per_column,
     scaled,
 )
+from workflows.names import check_names, of_each, of_group, of_vectors
 from workflows.ops import (
     AsFloat,
     Categorify,
@@ -34,6 +35,8 @@ from workflows.ops import (
     LogSquared,
     TargetEncoding,
 )
+from workflows.ops.count_encoding import SUFFIX as COUNT_SUFFIX
+from workflows.ops.log_squared import SUFFIX as LEVEL_SUFFIX
 from workflows.ops.split_vector import SplitVector
 
 LABEL = "label"
@@ -119,7 +122,24 @@ class RankingWorkflowSettings(VocabularySettings):
             lowest = -np.inf if how.clip_min is None else how.clip_min
             if how.clip_max is not None and how.clip_max <= lowest:
                 raise ValueError(f"columns.{name}: clip_max is not above {how.clip_min}")
+        check_names(self.own_names(), self.made_names(), self.made_keys())
         return self
+
+    def made_names(self) -> Iterator[tuple[str, str]]:
+        yield TRAINING, "the mark of rows that train"
+        yield from super().made_names()
+        yield from of_vectors(self.vectors)
+        if self.missing_indicators:
+            yield from of_each(self.continuous, "missing_indicators", "{}_filled")
+        if self.dense_levels:
+            yield from of_each(self.continuous, "dense_levels", f"{{}}{LEVEL_SUFFIX}")
+        yield from of_each(self.counts, "counts", f"{{}}{COUNT_SUFFIX}")
+        forms = [f"TE_{{}}_{self.labels[0]}"]
+        forms += [f"{forms[0]}_count"] if self.target_counts else []
+        yield from of_each(self.target_encoding, "target_encoding", *forms)
+        for group in self.target_crosses:
+            for form in forms:
+                yield of_group(group, "target_crosses", form)
 
     def kinds(self) -> dict[str, Kind]:
         """The columns that become features by their kinds.
@@ -128,7 +148,7 @@ class RankingWorkflowSettings(VocabularySettings):
             ValueError: a column is named as two things, or there is none.
         """
         names = [*self.labels, *self.continuous, *self.categorical, *self.vectors]
-        twice = {name for name in names if names.count(name) > 1 or name == TRAINING}
+        twice = {name for name in names if names.count(name) > 1}
         if twice:
             raise ValueError(f"{', '.join(sorted(twice))}: a column can be one feature only")
         if len(names) == len(self.labels):

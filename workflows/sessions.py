@@ -1,5 +1,6 @@
 """The sessions workflow: events in session order → one row a session of ragged feature lists."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -16,8 +17,11 @@ from workflows.columns import (
     grouped,
     scaled,
 )
+from workflows.names import check_names, of_vectors
 from workflows.ops import AsFloat, Categorify, FillMedian, Normalize, SessionClock, SessionLists
 from workflows.ops.fill_clip import FillMissing
+from workflows.ops.session_clock import GAP, HOUR_COS, HOUR_SIN
+from workflows.ops.session_lists import START
 from workflows.ops.split_vector import SplitVector
 
 ITEM = "item_id"
@@ -57,7 +61,17 @@ class SessionsWorkflowSettings(VocabularySettings):
         twice = {name for name in names if names.count(name) > 1 or name in (ITEM, *KEYS)}
         if twice:
             raise ValueError(f"{', '.join(sorted(twice))}: a column can be one feature only")
+        check_names(self.own_names(), self.made_names(), self.made_keys())
         return self
+
+    def made_names(self) -> Iterator[tuple[str, str]]:
+        yield from ((name, "a column that every log has") for name in (ITEM, *KEYS))
+        yield START, "the start of the session, which is always made"
+        yield GAP, "the time since the event before, which is always made"
+        for name in (HOUR_SIN, HOUR_COS):
+            yield name, "the hour of the event, which is always made"
+        yield from super().made_names()
+        yield from of_vectors(self.vectors)
 
 
 def build(settings: SessionsWorkflowSettings, columns: list[str]) -> Workflow:
