@@ -1,6 +1,7 @@
 """One column of a raw log, read in a stream: what is missing, how values are spread over days."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,9 +13,10 @@ from pipeline.data_report.drift import CategoryBins, QuantileBins, population_st
 from pipeline.data_report.settings import DataReportSettings
 from pipeline.data_report.shards import Chunk, RawLog, Rows
 from pipeline.data_report.vocabulary import Vocabulary
+from pipeline.splits import SPLITS
 
 SAMPLE = 1_000_000
-"""Values of the first day that its quantiles are taken from, about; all, if there are fewer."""
+"""Training values that the quantiles are taken from, about; all, if there are fewer."""
 
 
 @dataclass
@@ -48,9 +50,11 @@ class Moments:
 
 @dataclass
 class Scan:
-    """What one pass over a column gathers. ``binned``: counts, shape ``(days, bins)``."""
+    """What one pass over a column gathers. ``binned``: counts, shape ``(days, bins)``;
+    ``training``: those of the training rows, ``(bins,)``."""
 
     binned: np.ndarray
+    training: np.ndarray
     missing: np.ndarray
     rows: np.ndarray
     split_rows: dict[str, int] = field(default_factory=dict)
@@ -64,14 +68,17 @@ def scan_column(
 ) -> Scan:
     """Reads a column once; see :class:`Scan`."""
     days = len(log.days)
-    scan = Scan(np.zeros((days, bins.count), np.int64), np.zeros(days, int), np.zeros(days, int))
+    counts = np.zeros((days, bins.count), np.int64)
+    scan = Scan(counts, counts.sum(axis=0), np.zeros(days, int), np.zeros(days, int))
     for chunk in log.chunks(name):
         missing = _missing(chunk.values)
         scan.rows += np.bincount(chunk.days, minlength=days)
         scan.missing += np.bincount(chunk.days[missing], minlength=days)
-        cells = chunk.days * bins.count + bins.of(chunk.values)
-        found = np.bincount(cells, minlength=days * bins.count)
+        places = bins.of(chunk.values)
+        found = np.bincount(chunk.days * bins.count + places, minlength=days * bins.count)
         scan.binned += found.reshape(days, bins.count)
+        if "train" in chunk.splits:
+            scan.training += np.bincount(places[chunk.splits["train"]], minlength=bins.count)
         if isinstance(bins, QuantileBins):
             present = chunk.values.cast(pl.Float64).to_numpy()[~missing]
             scan.moments.add(present)
@@ -103,15 +110,25 @@ def _missing(values: pl.Series) -> np.ndarray:
     return missing.to_numpy()
 
 
-def first_day_sample(log: RawLog, name: str, day: int) -> np.ndarray:
-    """Up to about ``SAMPLE`` values of a day, evenly spaced, those missing left out."""
-    rows = sum(int((chunk.days == day).sum()) for chunk in log.chunks(name, day))
-    step = max(1, -(-rows // SAMPLE))
+def training_sample(log: RawLog, name: str) -> np.ndarray:
+    """Up to about ``SAMPLE`` values of the training rows, evenly spaced, those missing left out; of
+    a long log only some of its shards are read."""
+    rows = [_training_rows(splits) for splits in log.splits]
+    every = max(1, sum(rows) // SAMPLE)
+    chosen = [number for number, count in enumerate(rows) if count][::every]
+    step = max(1, -(-sum(rows[number] for number in chosen) // SAMPLE))
     parts = [np.empty(0)]
-    for chunk in log.chunks(name, day):
-        here = chunk.values.filter(pl.Series(chunk.days == day))
-        parts.append(here.gather_every(step).drop_nulls().cast(pl.Float64).drop_nans().to_numpy())
+    for chunk in log.chunks(name, chosen):
+        values = chunk.values.cast(pl.Float64).to_numpy()[chunk.splits["train"]][::step]
+        parts.append(values[~np.isnan(values)])
     return np.concatenate(parts)
+
+
+def _training_rows(splits: Mapping[str, slice] | np.ndarray) -> int:
+    if isinstance(splits, np.ndarray):
+        return int((splits == SPLITS.index("train")).sum())
+    rows = splits.get("train", slice(0, 0))
+    return rows.stop - rows.start
 
 
 def count_values(log: RawLog, name: str) -> Vocabulary:
@@ -126,13 +143,24 @@ def count_values(log: RawLog, name: str) -> Vocabulary:
     return Vocabulary(total["value"].to_arrow(), total["count"].to_numpy(), 0, 0)
 
 
-def drift(scan: Scan, reference: int, least: int) -> list[float | None]:
-    """PSI of every day against the reference day; None for a day of fewer than ``least`` rows."""
-    found: list[float | None] = []
-    for rows, counts in zip(scan.rows, scan.binned, strict=True):
-        psi = population_stability_index(scan.binned[reference], counts)
-        found.append(None if rows < least or math.isnan(psi) else round(psi, 6))
-    return found
+def drift(scan: Scan, least: int) -> tuple[list[float | None], list[float | None]]:
+    """PSI of every day against the training rows, and what chance alone would give.
+
+    None for a day of fewer than ``least`` rows; for every day where there is nothing to compare:
+    fewer training rows than that, or one day alone that has them.
+    """
+    trained, used = int(scan.training.sum()), scan.binned.sum(axis=0) > 0
+    enough = scan.rows >= least
+    comparable = enough if trained >= least and enough.sum() > 1 else np.zeros_like(enough)
+    values: list[float | None] = []
+    chance: list[float | None] = []
+    for there, rows, counts in zip(comparable, scan.rows, scan.binned, strict=True):
+        psi = population_stability_index(scan.training, counts) if there else math.nan
+        known = not math.isnan(psi)
+        values.append(round(psi, 6) if known else None)
+        by_chance = (int(used.sum()) - 1) * (1 / trained + 1 / int(rows)) if known else 0.0
+        chance.append(round(by_chance, 6) if known else None)
+    return values, chance
 
 
 def shares(part: dict[str, int], whole: dict[str, int]) -> dict[str, float]:
@@ -143,7 +171,6 @@ def describe_column(
     log: RawLog,
     name: str,
     kind: str,
-    reference: int,
     vocabulary: Vocabulary | None,
     settings: DataReportSettings,
 ) -> dict[str, Any]:
@@ -154,8 +181,9 @@ def describe_column(
         frequent = [value for value, _ in counted.top(settings.psi_bins)]
         cuts: Any = CategoryBins(pa.array(frequent, counted.values.type))
     else:
-        cuts = QuantileBins.fit(first_day_sample(log, name, reference), settings.psi_bins)
+        cuts = QuantileBins.fit(training_sample(log, name), settings.psi_bins)
     scan = scan_column(log, name, cuts, vocabulary)
+    psi, chance = drift(scan, settings.psi_least_rows)
     entry: dict[str, Any] = {
         "column": name,
         "kind": kind,
@@ -166,7 +194,8 @@ def describe_column(
             round(float(m / n), 6) if n else None
             for m, n in zip(scan.missing, scan.rows, strict=True)
         ],
-        "psi_by_day": drift(scan, reference, settings.psi_least_rows),
+        "psi_by_day": psi,
+        "psi_by_chance": chance,
     }
     if counted is not None:
         entry |= _of_values(counted, vocabulary is not None, settings.top_values)

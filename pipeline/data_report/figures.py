@@ -18,6 +18,8 @@ LONGEST = 40
 """Characters of a name at an axis."""
 STABLE, SHIFTED = 0.1, 0.25
 """The usual marks of the PSI."""
+BY_CHANCE = 2
+"""Times the mean PSI of two draws from one distribution: up to there a PSI says nothing."""
 STYLE = {
     "font.size": 9,
     "axes.edgecolor": MUTED,
@@ -145,16 +147,19 @@ def unseen(report: Report) -> Figure:
 
 
 def drift(report: Report) -> Figure:
-    """PSI of every column and day against the first training day."""
+    """PSI of every column and day against the training rows; grey where chance gives as much."""
     columns = report["columns"]
     names = [entry["day"] for entry in report["by_day"]]
     values = np.array(
         [[np.nan if v is None else v for v in column["psi_by_day"]] for column in columns]
     )
+    chance = np.array([[v or 0.0 for v in column["psi_by_chance"]] for column in columns])
+    with np.errstate(invalid="ignore"):
+        drifted = np.where(values > BY_CHANCE * chance, values, np.nan)
 
     def draw(axes: Any) -> None:
         with np.errstate(invalid="ignore"):
-            shown = axes.imshow(values, aspect="auto", cmap="OrRd", vmin=0, vmax=2 * SHIFTED)
+            shown = axes.imshow(drifted, aspect="auto", cmap="OrRd", vmin=0, vmax=2 * SHIFTED)
         step = max(1, -(-len(names) // 24))
         turned = {"rotation": 45, "ha": "right"} if len(names) > 8 else {}
         days = axis_labels(names[::step])
@@ -165,6 +170,7 @@ def drift(report: Report) -> Figure:
             for (row, day), value in np.ndenumerate(values):
                 if not np.isnan(value):
                     colour = "white" if value > SHIFTED * 1.2 else INK
+                    colour = MUTED if np.isnan(drifted[row, day]) else colour
                     told = f"{value:.2f}"
                     axes.text(day, row, told, ha="center", va="center", fontsize=7.5, color=colour)
         bar = axes.figure.colorbar(shown, ax=axes, pad=0.02, fraction=0.03, extend="max")

@@ -48,8 +48,9 @@ def page(report: dict[str, Any]) -> str:
         )
     parts += section(
         "Drift",
-        f"Population stability index of each day against {report['first_training_day']}: below 0.1 "
-        "stable, above 0.25 shifted, by the usual rule of thumb.",
+        f"Population stability index (PSI), {report['drift']}. 0: the same shares of values; below "
+        "0.1 stable, above 0.25 shifted, by the usual rule of thumb. Grey: no more than twice what "
+        "chance gives.",
         figures.drift(report),
     )
     parts += [_top_values(report)]

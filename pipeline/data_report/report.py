@@ -43,8 +43,10 @@ def data_report(
 
         - ``rows``, ``quarantined``, ``days``, ``splits``, and the worst columns by headline;
         - ``by_day``: name, rows, and in a click log the share of clicks;
+        - ``drift``: what it is measured between, in words;
         - ``columns``: for each ``missing`` (also by split and day), ``psi_by_day`` against the
-          first training day; of categorical ones ``cardinality`` (distinct training values),
+          training rows (None: not compared) and ``psi_by_chance``, what it would be on average if
+          nothing drifted; of categorical ones ``cardinality`` (distinct training values),
           ``kept`` and ``dropped`` (with and without a code), ``dropped_share`` (of the training
           rows), ``unseen`` (rows of a split, those not missing, whose value no training row has),
           ``unknown`` (values of a split without a code of their own, as the features hold them)
@@ -64,7 +66,6 @@ def data_report(
     raw = [raw] if isinstance(raw, str | Path) else list(raw)
     logs = raw_logs([Path(folder) for folder in raw], features)
     log = read_log(recipe, logs, features, made)
-    reference = _first_training_day(log)
     workflow = read_json(features / PLAN)["settings"]["workflow"]
     labels = workflow.get("labels", ["label"]) if recipe == "ranking" else []
     raw_columns = logs[0].manifest["columns"]
@@ -76,7 +77,7 @@ def data_report(
             name, kind = column
             coded = kind == "categorical" and name in made["cardinality"]
             vocabulary = read_vocabulary(features / STATE, name) if coded else None
-            return describe_column(log, name, kind, reference, vocabulary, settings)
+            return describe_column(log, name, kind, vocabulary, settings)
 
         with ThreadPoolExecutor(min(cores(), AT_ONCE)) as pool:
             columns = []
@@ -86,12 +87,23 @@ def data_report(
                 advance()
     quarantined = sum(one.manifest.get("rows_quarantined", 0) for one in logs)
     days = _by_day(log, labels[0] if labels else None)
-    return _report(recipe, log, quarantined, made, columns, reference, days)
+    report = _report(recipe, log, quarantined, made, columns, days)
+    return {**report, "drift": _compared(columns, days, settings.psi_least_rows)}
 
 
-def _first_training_day(log: RawLog) -> int:
-    """Where drift is measured from: the day of the first row that trains."""
-    return 0 if log.by_date else log.shards[0].day
+def _compared(columns: list[dict[str, Any]], days: list[dict[str, Any]], least: int) -> str:
+    """What drift is measured between, in words."""
+    compared = {
+        day for column in columns for day, psi in enumerate(column["psi_by_day"]) if psi is not None
+    }
+    if not compared:
+        return (
+            f"nothing to compare: it takes {least:,} training rows and two days of {least:,} rows"
+        )
+    few = [day["day"] for day in days if 0 < day["rows"] < least]
+    more = f" and {len(few) - 3} more" if len(few) > 3 else ""
+    left = f"; days of fewer than {least:,} rows are left out: {', '.join(few[:3])}{more}"
+    return f"each day against the training rows{left if few else ''}"
 
 
 def column_kinds(columns: Mapping[str, str], coded: Mapping[str, int]) -> dict[str, str]:
@@ -135,7 +147,6 @@ def _report(
     quarantined: int,
     made: dict[str, Any],
     columns: list[dict[str, Any]],
-    reference: int,
     days: list[dict[str, Any]],
 ) -> dict[str, Any]:
     unit = made["unit"]
@@ -147,7 +158,6 @@ def _report(
         "unit": unit,
         "splits": {split: found[unit] for split, found in made["splits"].items()},
         **_headline(columns),
-        "first_training_day": log.days[reference],
         "by_day": days,
         "columns": columns,
     }
@@ -157,7 +167,8 @@ def _headline(columns: list[dict[str, Any]]) -> dict[str, Any]:
     """The worst of each kind, as single numbers: what ``dvc metrics`` shows and compares."""
     headline: dict[str, Any] = {}
     coded = [column for column in columns if "unknown" in column]
-    drifted = [(max(filter(None, c["psi_by_day"]), default=0.0), c["column"]) for c in columns]
+    compared = [c for c in columns if any(psi is not None for psi in c["psi_by_day"])]
+    drifted = [(max(filter(None, c["psi_by_day"]), default=0.0), c["column"]) for c in compared]
     for name, values in (
         ("missing", [(c["missing"], c["column"]) for c in columns]),
         ("unknown_test", [(c["unknown"].get("test", 0.0), c["column"]) for c in coded]),

@@ -1,6 +1,6 @@
 """The raw shards as the report reads them: a column at a time, each row with its day and split."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,14 +55,13 @@ class RawLog:
     def by_date(self) -> bool:
         return self.first_date is not None
 
-    def chunks(self, column: str, day: int | None = None) -> Iterator[Chunk]:
+    def chunks(self, column: str, only: Sequence[int] | None = None) -> Iterator[Chunk]:
         """The column shard by shard: memory is bounded by a shard, whatever the log.
 
-        ``day``: shards that cannot hold rows of this day are left out.
+        ``only``: numbers of the shards to read; None: all.
         """
-        for shard, splits in zip(self.shards, self.splits, strict=True):
-            if day is not None and not self.by_date and shard.day != day:
-                continue
+        numbers = range(len(self.shards)) if only is None else only
+        for shard, splits in ((self.shards[number], self.splits[number]) for number in numbers):
             wanted = [column, TIME] if self.by_date and column != TIME else [column]
             frame = read_frame(shard.path, columns=wanted, use_statistics=False)
             values = frame[column].alias("value")  # Polars takes some names for patterns.

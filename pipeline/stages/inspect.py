@@ -79,7 +79,6 @@ def points(report: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
 def _show(report: dict[str, Any]) -> None:
     rows = []
     for column in report["columns"]:
-        psi = [value for value in column["psi_by_day"] if value is not None]
         kept = f"{column['kept']:,}" if "kept" in column else ""
         unknown = column.get("unknown", {}).get("test")
         rows.append(
@@ -89,8 +88,27 @@ def _show(report: dict[str, Any]) -> None:
                 f"{column['cardinality']:,}" if "cardinality" in column else "",
                 kept,
                 "" if unknown is None else f"{unknown:.2%}",
-                f"{max(psi, default=0):.3f}",
+                _largest_psi(column),
             ]
         )
     header = ["column", "missing", "distinct", "with a code", "unknown in test", "largest PSI"]
     table(f"{report['recipe']} data", header, rows)
+    say(
+        f"drift (PSI): {report['drift']}. 0: the same shares of values; below 0.1 stable, above "
+        "0.25 shifted; chance: no more than two draws of the same would differ"
+    )
+    say(
+        "with a code: distinct training values that models tell apart; unknown in test: values "
+        "without one (lower is better)"
+    )
+
+
+def _largest_psi(column: dict[str, Any]) -> str:
+    from pipeline.data_report.figures import BY_CHANCE
+
+    days = zip(column["psi_by_day"], column["psi_by_chance"], strict=True)
+    known = [(psi, chance) for psi, chance in days if psi is not None]
+    if not known:
+        return "–"
+    psi, chance = max(known)
+    return f"{psi:.3f}, chance" if psi <= BY_CHANCE * chance else f"{psi:.3f}"

@@ -117,7 +117,7 @@ def test_a_categorical_column(report, log, name):
         assert entry["unknown"][split] == pytest.approx((~with_code).mean(), abs=1e-6)
     top = [value for value, _ in ranked[:BINS]]
     binned = ["missing" if pd.isna(v) else str(v) if v in top else "rest" for v in column.tolist()]
-    days = [psi(binned[:400], binned[day * 400 : day * 400 + 400]) for day in range(3)]
+    days = [psi(binned[:TRAIN], binned[day * 400 : day * 400 + 400]) for day in range(3)]
     assert entry["psi_by_day"] == pytest.approx(days, abs=1e-6)
 
 
@@ -128,10 +128,10 @@ def test_a_continuous_column(report, log, name, monkeypatch):
     values = column.dropna().astype(float)
     for what in ("mean", "std", "min", "max"):
         assert entry[what] == pytest.approx(getattr(values, what)())
-    first = column[:400].dropna().astype(float)
+    first = column[:TRAIN].dropna().astype(float)
     edges = np.unique(np.quantile(first, np.arange(1, BINS) / BINS, method="lower"))
     binned = ["missing" if pd.isna(v) else str((edges < v).sum()) for v in column.tolist()]
-    days = [psi(binned[:400], binned[day * 400 : day * 400 + 400]) for day in range(3)]
+    days = [psi(binned[:TRAIN], binned[day * 400 : day * 400 + 400]) for day in range(3)]
     assert entry["psi_by_day"] == pytest.approx(days, abs=1e-6)
 
 
