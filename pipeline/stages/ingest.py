@@ -8,9 +8,10 @@ from typing import Any
 
 from core import kinds
 from core.artifacts import read_json
-from core.console import say
+from core.console import counted, say
 from core.errors import UserError
 from core.outputs import claimed
+from core.parquet import read_frame
 from core.sums import sums_of, write_manifest
 from pipeline.ingest.clicks import (
     ClickSourceSettings,
@@ -52,6 +53,7 @@ RECIPES: dict[str, type[SourceSettings]] = {
     "sessions": ClickstreamSourceSettings,
     "interactions": RatingsSourceSettings,
 }
+REASONS_SHOWN = 5
 CRITEO = "ranking"
 """The recipe that also takes the settings of Criteo's format themselves."""
 
@@ -260,11 +262,25 @@ def set_aside(record: dict[str, Any]) -> list[str]:
     return [f"{count:,} {kind}" for kind, count in counts.items() if count]
 
 
+def quarantine_summary(record: dict[str, Any], file: Path) -> str:
+    """Why lines were quarantined, by reason, where the first one is, and where all of them are."""
+    reasons = sorted(record["quarantined_by_reason"].items(), key=lambda entry: -entry[1])
+    told = ", ".join(f"{reason} ({count:,})" for reason, count in reasons[:REASONS_SHOWN])
+    if len(reasons) > REASONS_SHOWN:
+        told += f" and {counted(len(reasons) - REASONS_SHOWN, 'other reason')}"
+    lines = counted(record["rows_quarantined"], "line")
+    first = read_frame(file, ["file", "line", "reason"], n_rows=1).row(0, named=True)
+    where = f"the first is {first['file']}:{first['line']}: {first['reason']}"
+    return f"quarantined: {lines}: {told}; {where}; all are in {file}"
+
+
 def _report(record: dict[str, Any], output: str | Path, seconds: float) -> None:
-    shards = len(record["shards"])
-    parts = [f"{record['rows_written']:,} rows in {shards} shard{'s' * (shards != 1)}"]
-    parts += set_aside(record)
+    shards = counted(len(record["shards"]), "shard")
+    parts = [f"{counted(record['rows_written'], 'row')} in {shards}", *set_aside(record)]
+    if record.get("rows_quarantined"):
+        say(quarantine_summary(record, Path(output) / QUARANTINE))
     if ROW_ORDER in record:
         doubtful = record[ROW_ORDER]
         say(f"warning: {doubtful}" if doubtful else IN_ORDER)
-    say(f"ingest: {record['rows_read']:,} lines → {', '.join(parts)}, {seconds:.1f} s → {output}")
+    lines = counted(record["rows_read"], "line")
+    say(f"ingest: {lines} → {', '.join(parts)}, {seconds:.1f} s → {output}")

@@ -1,0 +1,239 @@
+"""What is printed and written beside metrics is what was computed."""
+
+import json
+import re
+
+import numpy as np
+import polars as pl
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.preprocessing import OneHotEncoder
+
+from core.artifacts import write_json
+from core.console import counted
+from core.merlin import schema_to_json
+from pipeline import remarks
+from pipeline.baselines import below, click_baselines
+from pipeline.metric_names import headlines, once, shown
+from pipeline.params import Params
+from pipeline.stages.evaluate import evaluate
+from pipeline.stages.train import read_schema, train
+from tests.pipeline.comparison import CLICK_ROWS, CLICKS, SESSIONS, click_features, session_features
+from tests.training import interaction_log
+from training.ranking.baselines import SolvedRegression, solved_regression
+
+
+@pytest.fixture(scope="module")
+def sessions(tmp_path_factory):
+    """Features, and a model of what is popular."""
+    folder = tmp_path_factory.mktemp("sessions")
+    session_features(folder / "features")
+    train("sessions", folder / "features", folder / "model", of_sessions("popular"))
+    return folder
+
+
+def of_sessions(model, **changes):
+    small = {"d_model": 8, "layers": 1, "heads": 1}
+    quick = {"epochs": 1, "batch_size": 16}
+    return Params({"sessions": {"model": model, "sasrec": small, "train": quick, **changes}})
+
+
+def judged(folder, given, recipe="sessions", model="model"):
+    plots = folder / "plots"
+    file = folder / "metrics.json"
+    return evaluate(recipe, folder / "features", folder / model, file, plots, given)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_any_lengths_of_list(sessions, capsys, seed):
+    """Metrics, baselines, the last line and the plots name the lengths that were asked for."""
+    random = np.random.default_rng(seed)
+    ks = random.choice([1, 2, 3, 5, 7, 10, 19, 20, 21, 50], random.integers(1, 5), replace=False)
+    ks = ks.tolist()
+    found = judged(sessions, of_sessions("popular", evaluate={"ks": ks}))
+    assert {int(name.partition("@")[2]) for name in found if "@" in name} == set(ks)
+    first = max([k for k in ks if k <= 20], default=min(ks))
+    said = capsys.readouterr().out
+    last = said.splitlines()[-1]
+    assert f"recall@{first} {found[f'recall@{first}']:.4f}" in last and "undefined" not in said
+    ranked = {f"{name}@{k}" for name in ("recall", "ndcg", "mrr") for k in ks}
+    assert ranked == set(found["popular"]) == set(found["baselines"]["sequential_rules"])
+    for name in ranked:
+        assert found["popular"][name] == pytest.approx(found[name])
+    (length, *_) = json.loads((sessions / "plots" / "by_session_length.json").read_text())
+    assert (length["k"], length["recall"]) == (first, length[f"recall@{first}"])
+
+
+@pytest.mark.parametrize("ks", [[3], [1, 5, 10], [30, 50]])
+def test_training_watches_a_length_that_is_asked_for(sessions, tmp_path, ks):
+    given = of_sessions("sasrec", evaluate={"ks": ks})
+    record = train("sessions", sessions / "features", tmp_path / "model", given)
+    assert {int(name.partition("@")[2]) for name in record["learned"]["valid"]} == set(ks)
+    (tmp_path / "features").symlink_to(sessions / "features")
+    judged(tmp_path, given)
+    points = json.loads((tmp_path / "plots" / "validation.json").read_text())
+    best = record["learned"]["valid"][f"ndcg@{points[-1]['k']}"]
+    assert points[-1]["ndcg"] == pytest.approx(best)
+
+
+def test_each_number_is_there_once(sessions):
+    found = judged(sessions, of_sessions("popular"))
+    assert not [name for name in found if name.startswith(("hit@", "map@"))]
+    named = of_sessions("popular", evaluate={"metrics": ["mrr", "hit"]})
+    assert {name.partition("@")[0] for name in judged(sessions, named)} >= {"mrr", "hit"}
+    assert once(["recall@1", "mrr@1", "hit@1", "mrr@5", "map@5"]) == ["recall@1", "mrr@5"]
+    assert headlines(["recall@5", "recall@30", "coverage@5", "logloss"]) == ["recall@5", "logloss"]
+    assert "map@5" not in shown({"map@5": 1, "mrr@5": 1})
+
+
+def test_sessions_that_are_not_in_the_metrics_are_counted(sessions, capsys):
+    found = judged(sessions, of_sessions("popular", evaluate={"protocol": "last_item"}))
+    assert found["predictions"] == found["sessions"] <= SESSIONS["test"] == found["rows"]
+    said = capsys.readouterr().out
+    counts = f"{counted(found['predictions'], 'next item')} of {found['sessions']} sessions"
+    assert f"On the test split: {counts}" in said
+    metrics = {"sessions": 21}
+    (few, left_out) = remarks.of_sessions(metrics, "test", 24)
+    assert few.startswith("the test split has only 21 sessions")
+    assert left_out.startswith("3 of 24 sessions of the test split are not in the metrics")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_users_that_are_not_in_the_metrics_are_counted(tmp_path, seed, capsys):
+    """Some have chosen all of their held-out items before."""
+    random = np.random.default_rng(seed)
+    users = random.permutation(np.arange(3, interaction_log.USERS))
+    again = set(users[: random.integers(1, 12)].tolist())
+    rows = {"train": [], "valid": [], "test": []}
+    for user in users.tolist():
+        items = random.permutation(np.arange(3, interaction_log.ITEMS)).tolist()
+        rows["train"] += [(user, item, 1) for item in items[:6]]
+        rows["valid"] += [(user, items[6], 1)]
+        rows["test"] += [(user, items[0 if user in again else 7], 1)]
+    features = tmp_path / "features"
+    for split, ratings in rows.items():
+        interaction_log.write(features / split, ratings)
+    (features / "schema.json").write_text(schema_to_json(interaction_log.schema()))
+    write_json(features / "plan.json", {})
+    splits = {split: {"rows": len(ratings)} for split, ratings in rows.items()}
+    write_json(features / "manifest.json", {"unit": "rows", "splits": splits})
+    given = Params(
+        {"interactions": {"mf": {"ks": [5], "embedding_dim": 4}, "train": {"epochs": 1}}}
+    )
+    train("interactions", features, tmp_path / "model", given)
+    capsys.readouterr()
+    found = judged(tmp_path, given, "interactions")
+    judged_users = len(users) - len(again)
+    assert found["users"] == judged_users and set(found["popular"]) == {"recall@5", "ndcg@5"}
+    said = capsys.readouterr().out
+    assert f"On the test split: {counted(judged_users, 'user')}" in said
+    assert f"{len(again)} of {len(users)} users with items" in said
+    assert "evaluate: test: recall@5" in said
+
+
+# baselines
+
+
+@pytest.fixture(scope="module")
+def clicks(tmp_path_factory):
+    return click_features(tmp_path_factory.mktemp("clicks") / "features")
+
+
+def frame(features, split):
+    return pl.read_parquet(features / split / "*.parquet")
+
+
+def test_always_the_mean_is_that_of_training(clicks):
+    found = click_baselines(clicks, read_schema(clicks), "test", "label")["always_the_mean"]
+    rate, labels = frame(clicks, "train")["label"].mean(), frame(clicks, "test")["label"].to_numpy()
+    assert found["logloss"] == pytest.approx(log_loss(labels, np.full(len(labels), rate)))
+    assert found["auc"] == 0.5
+
+
+@pytest.mark.parametrize("strength", [100.0, 10.0, 1.0, 0.1])
+def test_the_regression_is_scikit_learns(clicks, strength):
+    """On single codes and continuous columns; lists are left out of this comparison."""
+    from training.batches import Batches
+    from training.ranking.baselines import _joined
+
+    whole = read_schema(clicks)
+    names = [column.name for column in whole if not column.is_list]
+    schema = whole.select_by_name(names)
+    model = SolvedRegression(schema, "label")
+    rows = _joined(model, Batches(clicks / "train", schema, 100, shuffle=False))
+    model.fit(rows, strength)
+    numbers = [name for name in names if name in model.numbers]
+    codes = [name for name in model.first if name not in model.numbers]
+    train_frame = frame(clicks, "train")
+    encoder = OneHotEncoder(sparse_output=False).fit(train_frame[codes].to_numpy())
+    inputs = [encoder.transform(train_frame[codes].to_numpy()), train_frame[numbers].to_numpy()]
+    inputs, labels = np.hstack(inputs), train_frame["label"].to_numpy()
+    theirs = LogisticRegression(C=1 / strength, max_iter=5000, tol=1e-8).fit(inputs, labels)
+    logits = model.logits(rows)
+    np.testing.assert_allclose(logits, theirs.decision_function(inputs), atol=0.02)
+    assert model.loss(rows) == pytest.approx(
+        log_loss(labels, theirs.predict_proba(inputs)[:, 1]), abs=1e-4
+    )
+
+
+def test_the_regression_reads_lists_and_validates(clicks):
+    model = solved_regression(clicks, read_schema(clicks), "label")
+    found = click_baselines(clicks, read_schema(clicks), "valid", "label")
+    assert found["logistic_regression"]["logloss"] <= found["always_the_mean"]["logloss"] + 0.01
+    assert set(model.first) == {c.name for c in read_schema(clicks) if c.name != "label"}
+
+
+def test_a_model_below_a_baseline_is_called_so(clicks, tmp_path, capsys):
+    (tmp_path / "features").symlink_to(clicks)
+    slow = {**CLICKS, "model": "dlrm", "train": {**CLICKS["train"], "learning_rate": 1e-9}}
+    train("ranking", clicks, tmp_path / "model", Params({"ranking": slow}))
+    found = judged(tmp_path, Params({"ranking": slow}), "ranking")
+    said = capsys.readouterr().out
+    theirs = found["baselines"]["logistic_regression"]
+    assert f"auc {found['auc']:.4f} against {theirs['auc']:.4f}" in said
+    assert "dlrm scores below the baseline 'logistic regression'" in said
+    assert found["rows"] == CLICK_ROWS["test"]
+    assert "auc (higher is better)" in said and "calibration (best at 1)" in said
+
+
+def test_below_is_what_is_worse_by_more_than_is_printed():
+    mine = {"auc": 0.7, "logloss": 0.45}
+    assert below("m", mine, {"popular": {"auc": 0.7004, "logloss": 0.4496}}) == []
+    (said,) = below("m", mine, {"popular": {"auc": 0.6, "logloss": 0.44}})
+    assert "logloss 0.4500 against 0.4400" in said and "auc" not in said
+    assert below("m", {"auc": None}, {"popular": {"auc": 0.6}}) == []
+
+
+@pytest.mark.parametrize(
+    ("labels", "probabilities", "told"),
+    [
+        ([0] * 500, [0.1] * 500, "all 500 labels of the test split are 0"),
+        ([1] * 500, [0.1] * 500, "all 500 labels of the test split are 1"),
+        ([1] * 100 + [0] * 400, [0.2] * 500, "0.8000 is that of never saying click"),
+        ([1] * 400 + [0] * 100, [0.7] * 500, "0.8000 is that of always saying click"),
+        ([1] * 100 + [0] * 400, [0.2, 0.6] * 250, "no better than that of always"),
+        ([1] * 20 + [0] * 40, [0.6] * 20 + [0.2] * 40, "the test split has only 60 rows"),
+        ([1] * 5 + [0] * 900, [0.6] * 5 + [0.2] * 900, "the test split has only 5 clicks"),
+        ([1] * 1 + [0] * 900, [0.6] * 1 + [0.2] * 900, "the test split has only 1 click:"),
+    ],
+)
+def test_what_metrics_hide_is_said(labels, probabilities, told):
+    labels, probabilities = np.array(labels), np.array(probabilities)
+    accuracy = float(((probabilities >= 0.5) == (labels > 0)).mean())
+    found = remarks.of_clicks({"accuracy": accuracy}, "test", probabilities, labels)
+    assert any(told in remark for remark in found), found
+
+
+def test_nothing_is_said_of_a_sound_evaluation():
+    random = np.random.default_rng(0)
+    chances = random.random(2000)
+    labels = (random.random(2000) < chances).astype(int)
+    accuracy = float(((chances >= 0.5) == (labels > 0)).mean())
+    assert remarks.of_clicks({"accuracy": accuracy}, "test", chances, labels) == []
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 1000])
+def test_nouns_agree_with_their_numbers(number):
+    assert re.fullmatch(r"1 session|(0|2|1,000) sessions", counted(number, "session"))
+    assert counted(1, "query", "queries") == "1 query"
