@@ -1,6 +1,7 @@
 """Parquet or JSON with a whole session in each row, its columns lists → one event a row."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -95,6 +96,12 @@ def _as_lists(array: pa.Array) -> pa.Array:
     """``array``; where it has no value at all, as lists."""
     nothing = not is_list(array) and array.null_count == len(array)
     return pa.nulls(len(array), pa.list_(pa.string())) if nothing else array
+
+
+def file_and_row(sessions: Any) -> tuple[Any, Any]:
+    """The file, as inputs are numbered, and the row from 1 of sessions whose ids were made."""
+    files = sessions // 2**ROW_BITS
+    return files, sessions - files * 2**ROW_BITS
 
 
 def is_list(array: pa.Array) -> bool:

@@ -13,7 +13,8 @@ from core.errors import UserError
 from core.merlin import ColumnSchema
 from core.parquet import read_frame
 from pipeline import sessionize
-from pipeline.ingest.clickstream import ClickstreamSourceSettings
+from pipeline.ingest.clickstream import ClickstreamSourceSettings, made_columns
+from pipeline.ingest.lists import file_and_row
 from pipeline.ingest.trace import Trace
 from pipeline.ingest.user_sessions import own_ids
 from pipeline.scoring.bundle import Bundle
@@ -85,10 +86,11 @@ def recommend(
         trace = Trace(as_is={"session_id", "user_id"} - (used - {"session_id"}))
         manifest = ingest("sessions", source, input, raw, quiet=True, trace=trace)
         lists = _owned_lists(loaded, read_events(loaded, raw, manifest, owners), owners, k)
-        write_table(_named(lists, source, owners), file)
+        named = _named(lists, source, owners, manifest)
+        write_table(named, file)
         name_bad_lines(raw, manifest, "recommend")
     _report(lists, owners, min(k, len(loaded.item_events)), manifest, output)
-    return _named(lists, source, owners)
+    return named
 
 
 def _owners(source: ClickstreamSourceSettings) -> list[str]:
@@ -118,13 +120,24 @@ def _is_lists(columns: Names) -> bool:
 
 
 def _named(
-    lists: pl.DataFrame, source: ClickstreamSourceSettings, owners: list[str]
+    lists: pl.DataFrame,
+    source: ClickstreamSourceSettings,
+    owners: list[str],
+    manifest: dict[str, Any],
 ) -> pl.DataFrame:
-    """The lists with the log's own names of session, user and item."""
-    columns = source.columns
-    log = {name: getattr(columns, name) or name for name in (*owners, "item_id")}
+    """The lists with the log's own names of session, user and item; a session that is a row without
+    an id is named by its line, and its file where there are several."""
+    log = {name: getattr(source.columns, name) or name for name in (*owners, "item_id")}
     ours = {name: free_name(name, log.values()) for name in OURS}
-    return lists.rename({**log, **ours})
+    if "session_id" not in made_columns(source):
+        return lists.rename({**log, **ours})
+    file, line = (free_name(name, log.values()) for name in ("file", "line"))
+    files = [entry["file"] for entry in manifest["inputs"]]
+    number, row = file_and_row(lists["session_id"])
+    lists = lists.with_columns(row.alias("session_id")).rename({**log, **ours, "session_id": line})
+    if len(files) == 1:
+        return lists
+    return lists.select(pl.Series(file, [files[n] for n in number], pl.String), pl.all())
 
 
 def needed_columns(source: ClickstreamSourceSettings, used: set[str]) -> ClickstreamSourceSettings:

@@ -242,3 +242,30 @@ def test_features_grow_by_a_day_whose_ids_look_otherwise(made, tmp_path):
     ingest("sessions", params.section("sessions.source"), tmp_path / "1.csv", tmp_path / "raw1")
     manifest = preprocess("sessions", tmp_path / "raw1", tmp_path / "features", params, grow=True)
     assert manifest["cardinality"]["item_id"] == 3 + 3
+
+
+def test_a_session_that_is_a_row_without_an_id_is_named_by_its_line(tmp_path):
+    rng = random.Random(0)
+    rows = [[f"i{rng.randrange(9)}" for _ in range(rng.randrange(2, 6))] for _ in range(60)]
+    columns = {name: None for name in OTHERS if name not in ("size", "title")}
+    columns |= {"session_id": None, "timestamp": None, "item_id": "items"}
+    params = settings(source={"columns": columns, "layout": "sessions"}, model="popular",
+                      preprocess={"split": {"test": 0.1, "valid": 0}})  # fmt: skip
+    log = tmp_path / "log"
+    log.mkdir()
+    for name, part in (("a", rows[:30]), ("b", [[], *rows[30:]])):
+        pl.DataFrame({"items": part}).write_parquet(log / f"{name}.parquet")
+    ingest("sessions", params.section("sessions.source"), log, tmp_path / "raw", quiet=True)
+    preprocess("sessions", tmp_path / "raw", tmp_path / "features", params)
+    train("sessions", tmp_path / "features", tmp_path / "model", params)
+    export("sessions", tmp_path / "features", tmp_path / "model", tmp_path / "bundle", params)
+    found = recommend(tmp_path / "bundle", log, tmp_path / "next.csv", k=2)
+    assert found.columns == ["file", "line", "rank", "items", "score", "source"]
+    expected = {(str(log / "a.parquet"), line) for line in range(1, 31)}
+    expected |= {(str(log / "b.parquet"), line) for line in range(2, 32)}
+    assert {*found.select("file", "line").iter_rows()} == expected
+    found = recommend(tmp_path / "bundle", log / "b.parquet", tmp_path / "next.csv", k=2)
+    assert found.columns == ["line", "rank", "items", "score", "source"]
+    assert found["line"].unique().sort().to_list() == list(range(2, 32))
+    for line, items in found.group_by("line").agg("items").iter_rows():
+        assert rows[30 + line - 2][-1] not in items

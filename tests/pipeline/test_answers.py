@@ -42,7 +42,7 @@ def random_log(rng, sessions=70, items=12):
         late = number > sessions * 0.7
         at, events = START + number * HOUR, []
         for _ in range(rng.randrange(1, LONGEST)):
-            at += rng.choice((1, 30, 200))
+            at += rng.choice((0, 0, 30, 200))
             if events and rng.random() < 0.25:
                 item = events[-1][1]
             elif late and rng.random() < 0.25:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline.__main__ import main
-from pipeline.scoring import Bundle
+from pipeline.scoring import Bundle, score
 from tests.pipeline import grown as compare
 from workflows.ranking import CATEGORICAL, DENSE
 
@@ -98,7 +98,9 @@ def test_scores_are_those_of_the_features_and_nothing_of_a_scratch_folder_is_tol
     where = f"tail.txt:{ROWS - VALID + 1}: expected 40 tab-separated fields, found 1"
     assert bad.startswith(f"score: a line that could not be read is left out: {where}")
     assert found == f"{ROWS - VALID:,} rows, 1 quarantined → {output}"
-    scores = pl.read_parquet(output)["probability"]
+    written = pl.read_parquet(output)
+    assert written["line"].to_list() == list(range(1, ROWS - VALID + 1))
+    scores = written["probability"]
     features = compare.read(folder / "data/ranking/features", "test")
     model = Bundle("data/ranking/bundle").model
     columns = {name: features[name].to_numpy().copy() for name in model.input_names}
@@ -108,6 +110,30 @@ def test_scores_are_those_of_the_features_and_nothing_of_a_scratch_folder_is_tol
         expected = torch.sigmoid(model(inputs).double()).numpy()
     np.testing.assert_allclose(scores, expected, atol=1e-9)
     assert len(set(scores)) > 100
+
+
+def test_lines_of_a_criteo_log_are_those_of_its_files(road, tmp_path, monkeypatch):
+    """Of text and of Parquet, with bad lines between."""
+    folder, lines = road
+    monkeypatch.chdir(folder)
+    names = ["label", *DENSE, *CATEGORICAL]
+    asked = [line.split("\t") for line in lines[VALID:]]
+    asked[3][1], asked[70][-1], asked[71][-1] = "x", "not hex", "not hex"
+    log = tmp_path / "log"
+    log.mkdir()
+    (log / "1.txt").write_text("\n".join("\t".join(line) for line in asked[:40]) + "\n")
+    pl.DataFrame(asked[40:], names, orient="row").with_columns(
+        pl.col(names).replace("", None)
+    ).write_parquet(log / "2.parquet")
+    found = score("data/ranking/bundle", log, tmp_path / "s.csv", 0.1)
+    expected = [(str(log / "1.txt"), n) for n in range(1, 41) if n != 4]
+    expected += [
+        (str(log / "2.parquet"), n) for n in range(1, len(asked) - 39) if n not in (31, 32)
+    ]
+    assert list(found.select("file", "line").iter_rows()) == expected
+    whole = score("data/ranking/bundle", "tail.txt", tmp_path / "s.csv", 0.1)
+    kept = [n for n in range(len(asked)) if n not in (3, 70, 71)]
+    np.testing.assert_allclose(found["probability"], whole["probability"].to_numpy()[kept])
 
 
 def test_more_bad_lines_than_usual_are_let_through_on_request(road, tmp_path, monkeypatch, capsys):
