@@ -10,7 +10,8 @@ Family = Literal[
     "text", "bool", "integer", "float", "decimal", "timestamp", "date", "time", "list", "other"
 ]
 # What a float holds exactly: all integers up to this; larger ones may have been rounded.
-EXACT = {pa.float16(): 1 << 11, pa.float32(): 1 << 24, pa.float64(): 1 << 53}
+EXACT = {pa.float32(): 1 << 24, pa.float64(): 1 << 53}
+VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
 
 
 class Unreadable(Exception):
@@ -66,7 +67,10 @@ def _decoded(array: pa.Array) -> pa.Array:
         elif isinstance(array, pa.ExtensionArray):
             array = array.storage
         elif pa.types.is_dictionary(type):
-            array = array.dictionary_decode()
+            values = array.dictionary
+            if values.type in VIEWS:  # which cannot be taken from
+                values = values.cast(VIEWS[values.type])
+            array = pa.DictionaryArray.from_arrays(array.indices, values).dictionary_decode()
         elif pa.types.is_run_end_encoded(type):
             array = pc.run_end_decode(array)
         else:

@@ -162,6 +162,8 @@ def _numbers(column: Column, array: pa.Array) -> Converted:
     if is_text(array) and (column.decimal != "." or column.thousands):
         array = _with_points(array, column.decimal, column.thousands)
         reason = f"not a number with '{column.decimal}' (settings decimal, thousands)"
+    if pa.types.is_integer(array.type):  # of which a float holds the nearest
+        array = array.cast(pa.float64(), safe=False)
     values, bad = cast_good(array, pa.float64(), NUMBER)
     values = values.cast(pa.float32(), safe=False)
     bad = bad | np.asarray(pc.fill_null(pc.invert(pc.is_finite(values)), False))

@@ -19,7 +19,7 @@ from pipeline.ingest import delimited
 from pipeline.ingest.arrays import Unreadable, is_text, plain
 from pipeline.ingest.columns import Column, Converted, convert
 from pipeline.ingest.dialect import TWO_COLONS
-from pipeline.ingest.faults import Faults
+from pipeline.ingest.faults import Faults, GuessContradicted
 from pipeline.ingest.guesses import Unclear, guess_times, is_null_text, looks_integer
 from pipeline.ingest.inputs import InputFile
 from pipeline.ingest.lists import SessionRows
@@ -230,15 +230,7 @@ class EventReader:
             UserError: a column of a type without a conversion.
         """
         rows, filtered = self._filtered(self.tables.rows(file, piece))
-        faults = Faults(file, rows)
-        arrays = []
-        for column in self.columns:
-            source = rows.arrays[column.source]
-            values, wrong, reason = self._convert(file.path, column, source)
-            arrays.append(values)
-            faults.add(column, source, wrong, reason)
-            if column.required:
-                faults.add_missing(column, np.asarray(values.is_null()) & ~wrong)
+        arrays, faults = self._converted(file, self.columns, rows)
         faults.check_guesses(self.settings.null_values)
         if self.line:
             arrays.append(pa.array(rows.lines, pa.int64()))
@@ -249,6 +241,19 @@ class EventReader:
         times = [column.name for column in self.columns if column.kind == "time"]
         months = months_of(table[times[0]], lines) if times else {}
         return Parsed(table, faults.lines(), rows.bytes_read, filtered, months)
+
+    def _converted(
+        self, file: InputFile, columns: Sequence[Column], rows: Rows
+    ) -> tuple[list[pa.Array], Faults]:
+        faults, arrays = Faults(file, rows), []
+        for column in columns:
+            source = rows.arrays[column.source]
+            values, wrong, reason = self._convert(file.path, column, source)
+            arrays.append(values)
+            faults.add(column, source, wrong, reason)
+            if column.required:
+                faults.add_missing(column, np.asarray(values.is_null()) & ~wrong)
+        return arrays, faults
 
     def _convert(self, path: Path, column: Column, source: pa.Array) -> Converted:
         try:
@@ -291,10 +296,24 @@ class EventReader:
                     else self._resolved(file, column, rows, isinstance(piece, Batch))
                     for column in columns
                 ]
+                columns = self._unguessed(file, columns, rows) if not pieces else columns
                 pieces += 1
                 if pieces == LOOKED_AT or not any(map(_open, columns)):
                     return self._settled(columns)
         return self._settled(columns)
+
+    def _unguessed(self, file: InputFile, columns: list[Column], rows: Rows) -> list[Column]:
+        """The columns; those where a good row holds no integer are text."""
+        try:
+            self._converted(file, columns, rows)[1].check_guesses(self.settings.null_values)
+        except GuessContradicted as contradicted:
+            return [
+                dataclasses.replace(column, type=pa.string(), guessed=False)
+                if column.name in contradicted.where
+                else column
+                for column in columns
+            ]
+        return columns
 
     def _settled(self, columns: list[Column]) -> list[Column]:
         """The columns, of which nothing is open any more: a log without rows has plain types."""

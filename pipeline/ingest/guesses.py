@@ -62,18 +62,18 @@ class Times:
 
 
 def looks_integer(array: pa.Array) -> bool:
-    """Whether all values are integers; texts for a missing value left out.
+    """Whether most values are integers; texts for a missing value left out.
 
     Args:
         array: values of a plain type (:mod:`pipeline.ingest.arrays`) without missing ones.
     """
     if is_text(array):
         array = array.filter(pc.invert(is_null_text(array)))
+    if not len(array):
+        return pa.types.is_integer(array.type)
     if family(array.type) == "float":
-        return bool(len(array)) and bool(pc.all(pc.equal(pc.floor(array), array)).as_py())
-    if pa.types.is_integer(array.type) and not len(array):
-        return True
-    return bool(len(array)) and not to_integers(array)[1].any()
+        return bool(pc.all(pc.equal(pc.floor(array), array)).as_py())
+    return bool(to_integers(array)[1].mean() < 0.5)
 
 
 def is_null_text(text: pa.Array) -> pa.Array:
