@@ -12,6 +12,8 @@ TARGETS = "targets"
 """The key of a split that holds, of each target, its least and greatest value and its ones."""
 FEW_ROWS, FEW_OF_A_CLASS = 200, 30
 """Fewer rows, or rows of one class, than this say little."""
+SHARED = ("fraction", "random")
+"""Kinds of split of which a share tests, or none."""
 FIRST_VALUE = 3
 """Codes of a column before those of its values."""
 
@@ -58,8 +60,10 @@ def doubts(manifest: Mapping[str, Any], split: Mapping[str, Any]) -> list[str]:
     """
     unit, found = manifest["unit"], []
     train = manifest["splits"]["train"]
+    pairs = manifest["recipe"] == "interactions"
     for name, target in train.get(TARGETS, {}).items():
-        if target["min"] == target["max"]:
+        # A target of ones says of pairs of users and items that they were chosen.
+        if target["min"] == target["max"] and not (pairs and target["min"] == 1):
             found.append(
                 f"{name} is {target['min']:g} in all {train[unit]:,} {unit} that train: there is "
                 "nothing to learn from it; check the column and how it is read"
@@ -67,17 +71,18 @@ def doubts(manifest: Mapping[str, Any], split: Mapping[str, Any]) -> list[str]:
     if manifest["cardinality"].get("item_id", math.inf) <= FIRST_VALUE + 1 and train[unit]:
         found.append("all that train have one and the same item: there is nothing to learn")
     for name in ("valid", "test"):
-        found += _of_split(name, manifest["splits"][name], unit, split)
+        found += _of_split(name, manifest["splits"][name], unit, split, classes=not pairs)
     return found
 
 
 def _of_split(
-    split: str, held_out: Mapping[str, Any], unit: str, settings: Mapping[str, Any]
+    split: str, held_out: Mapping[str, Any], unit: str, settings: Mapping[str, Any], classes: bool
 ) -> list[str]:
+    """``classes``: whether those of 0/1 targets count."""
     rows = held_out[unit]
     if not rows:
         asked = settings["valid"] if split == "valid" else settings["test"]
-        chosen = not asked and (split == "valid" or settings["kind"] == "fraction")
+        chosen = not asked and (split == "valid" or settings["kind"] in SHARED)
         return [] if chosen else [f"the {split} split is empty: nothing can be evaluated on it"]
     found = []
     if rows < FEW_ROWS:
@@ -85,7 +90,7 @@ def _of_split(
             f"the {split} split has {rows:,} {unit} only: a share of them is known to ±"
             f"{1 / math.sqrt(rows):.2f}, and smaller differences between models say nothing"
         )
-    for name, target in held_out.get(TARGETS, {}).items():
+    for name, target in held_out.get(TARGETS, {}).items() if classes else ():
         if not {target["min"], target["max"]} <= {0.0, 1.0}:
             continue
         ones = int(target["ones"])

@@ -204,7 +204,8 @@ def changed_settings(made: dict[str, Any], given: Settings) -> list[str]:
     changed = [words for name, words in changed if name.split(".")[0] not in MAY_DIFFER]
     kinds = made["split"]["kind"], given.split.kind
     others = "leave_one_out" in kinds and kinds[0] != kinds[1]
-    if others or not held_out.can_grow(given.split):
+    # A kind that cannot grow, and is the same, is named with its reason later.
+    if others or (kinds[0] != kinds[1] and not held_out.can_grow(given.split)):
         changed.append(f"split.kind ({kinds[0]!r}, now {kinds[1]!r})")
     return changed
 

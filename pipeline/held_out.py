@@ -25,6 +25,7 @@ GOES_ON = "goes_on"
 """Stands in the manifest of a raw log that held known shards as well."""
 FIXED = {
     "window": "its days are fixed; choose kind 'days', which moves on with the log",
+    "random": "no row comes later than another",
     "files": "nothing says which rows of a test file of its own come later",
 }
 """Kinds of split that new days cannot go on with, and why."""

@@ -15,18 +15,22 @@ from pydantic import Field, field_validator
 from core import cluster as dask_cluster
 from core.artifacts import write_parquet
 from core.cluster import ClusterSettings
+from core.errors import UserError
 from core.merlin import Workflow
 from core.parquet import read_frame
 from pipeline import splits
+from pipeline.draws import SHARES, drawn, random_bounds
 from pipeline.held_out import GrowSettings, Settled, can_grow
 from pipeline.preprocess import Job, Part, origin, preprocess, schema_of
-from pipeline.sessionize import bucket_of, to_pandas
+from pipeline.sessionize import bucket_of, time_order, to_pandas
 from pipeline.splits import HELD_BACK, LEAVE_OUT_FROM, SPLITS, SplitSettings
 from workflows import interactions
 from workflows.interactions import ITEM, RATING, TIME, USER, InteractionsWorkflowSettings
 
 RECIPE = "interactions"
 ORDER = "_order"
+WITHOUT_TIMES = ("random", "leave_one_out")
+"""Kinds of split that need no times."""
 BEFORE, TRAINED = "_before", "_trained"
 """For leave_one_out: ratings of the user that train and are not among the rows, if the user has
 such; whether the row is one that trains already."""
@@ -75,6 +79,7 @@ def prepare(
     settled: Settled | None = None,
 ) -> Job:
     """Brings the ratings of each user together; see :data:`pipeline.preprocess.Prepare`."""
+    check_times(settings.split, manifest)
     shards = rating_shards(raw, manifest, settled)
     buckets = max(1, -(-sum(shard["rows"] for shard in shards) // settings.rows_per_part))
     shutil.rmtree(scratch, ignore_errors=True)
@@ -99,7 +104,7 @@ def prepare(
         read=reader,
         workflow=partial(workflow, settings, list(manifest["columns"])),
         schema=schema_of(reader(present[0], "train")),
-        about={"unit": "rows", **origin(manifest), "bounds": bounds},
+        about={"recipe": RECIPE, "unit": "rows", **origin(manifest), "bounds": bounds},
         hold_out=keep if can_grow(settings.split) else None,
     )
 
@@ -128,22 +133,51 @@ def rating_shards(
 
 def time_bounds(
     split: SplitSettings, times: np.ndarray, before: Mapping[str, Any] | None
-) -> dict[str, int] | None:
-    """Where time cuts the ratings; None for leave_one_out, which each user's last ones cut."""
+) -> dict[str, Any] | None:
+    """Where time cuts the ratings; None for leave_one_out, which each user's last ones cut; the
+    shares of the splits where they are drawn."""
     if split.kind == "leave_one_out":
         return None
+    if split.kind == "random":
+        return random_bounds(split)
     bounds = splits.time_bounds(split, times, before["settled"] if before else 0)
     return splits.not_before(bounds, before["bounds"] if before else None)
+
+
+def check_times(split: SplitSettings, manifest: Mapping[str, Any]) -> None:
+    """Checks that a log without times is not to be split by time.
+
+    Raises:
+        UserError: it is.
+    """
+    if TIME not in manifest["columns"] and split.kind not in WITHOUT_TIMES:
+        raise UserError(
+            f"interactions.preprocess.split.kind '{split.kind}' cuts by time, and the log has no "
+            "times (interactions.source.columns.timestamp is null): set split.kind to random, or "
+            "to leave_one_out, for which each user's rows are in the order of the log"
+        )
+
+
+def with_all_columns(events: pl.DataFrame) -> pl.DataFrame:
+    """The rows with what the log may lack: a time, the same for all, and a rating of 1."""
+    missing = {
+        TIME: pl.lit(0).cast(pl.Datetime("ms", "UTC")),
+        RATING: pl.lit(1.0, pl.Float32),
+        BEFORE: pl.lit(0, pl.Int64),
+        TRAINED: pl.lit(False),
+    }
+    return events.with_columns(
+        **{name: value for name, value in missing.items() if name not in events.columns}
+    )
 
 
 def deal(shard: Mapping[str, Any], folder: Path, buckets: int) -> None:
     """Writes the ratings of one raw shard to ``folder/<bucket>/<shard>.parquet``, by user."""
     events = read_frame(shard["path"])
     rows = np.arange(shard["first_row"], shard["first_row"] + len(events))
-    if BEFORE not in events.columns:
-        nothing = {BEFORE: pl.lit(0, pl.Int64), TRAINED: pl.lit(False)}
-        events = events.with_columns(**nothing)
-    events = events.select(USER, ITEM, RATING, TIME, BEFORE, TRAINED)
+    events = with_all_columns(events)
+    kept = [USER, ITEM, RATING, *time_order(events), BEFORE, TRAINED]
+    events = events.select(kept)
     events = events.with_columns(pl.Series(ORDER, rows, pl.Int64))
     where = bucket_of(events[USER], buckets)
     for bucket in np.unique(where):
@@ -157,7 +191,7 @@ def sort_bucket(bucket: int, folder: Path) -> np.ndarray:
     if not pieces:
         return np.empty(0, np.int64)
     events = pl.concat([read_frame(piece) for piece in pieces])
-    events = events.sort(USER, TIME, ORDER).drop(ORDER)
+    events = events.sort(USER, *time_order(events), ORDER)
     events = events.with_columns(pl.col(BEFORE).max().over(USER))
     write_parquet(_sorted_file(bucket, folder), events.to_arrow())
     return events[TIME].dt.timestamp("ms").to_numpy()
@@ -168,7 +202,7 @@ def _sorted_file(bucket: int, folder: Path) -> Path:
 
 
 def hold_out(
-    bucket: int, folder: Path, bounds: dict[str, int] | None, output: Path
+    bucket: int, folder: Path, bounds: dict[str, Any] | None, output: Path
 ) -> tuple[str, int]:
     """Writes the ratings of a bucket that growing needs: those that do not train, and where each
     user's last ones are left out all of the users that have too few."""
@@ -186,7 +220,7 @@ def hold_out(
         kept = marked.filter("kept").drop("kept")
     path = _sorted_file(bucket, output)
     if len(kept):
-        write_parquet(path, kept.to_arrow())
+        write_parquet(path, kept.drop(ORDER).to_arrow())
     return path.name, len(kept)
 
 
@@ -195,13 +229,19 @@ class RatingReader:
     """Reads the ratings of one bucket and split; can be sent to a worker."""
 
     events: Path
-    bounds: dict[str, int] | None
-    """In time (ms); None leaves the last ratings of each user out."""
+    bounds: dict[str, Any] | None
+    """In time (ms); None leaves the last ratings of each user out; or the shares to draw."""
 
     def __call__(self, bucket: int, split: str) -> pd.DataFrame:
         events = read_frame(_sorted_file(bucket, self.events))
-        chosen = left_out(split) if self.bounds is None else in_time(split, self.bounds)
-        events = events.filter(chosen & ~pl.col(TRAINED)).drop(BEFORE, TRAINED)
+        if self.bounds is None:
+            chosen = left_out(split)
+        elif SHARES in self.bounds:
+            number = SPLITS.index(split)
+            chosen = pl.lit(pl.Series(drawn(events[ORDER].to_numpy(), self.bounds) == number))
+        else:
+            chosen = in_time(split, self.bounds)
+        events = events.filter(chosen & ~pl.col(TRAINED)).select(USER, ITEM, RATING, TIME)
         return interactions.as_frame(to_pandas(events.to_arrow()), split)
 
 

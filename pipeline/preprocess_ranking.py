@@ -70,7 +70,13 @@ def prepare(
         ranges = splits.ranges_after(ranges, settled.record["settled"], settings.split)
         told = {**ranges, "train": (0, ranges["train"][1])}
     growing = can_grow(settings.split)
-    about = {"unit": "rows", **origin(manifest), **truth_of(log, told, manifest), "ranges": told}
+    about = {
+        "recipe": RECIPE,
+        "unit": "rows",
+        **origin(manifest),
+        **truth_of(log, told, manifest),
+        "ranges": told,
+    }
     if manifest.get(ROW_ORDER):
         about[WARNINGS] = [manifest[ROW_ORDER]]
     return Job(
@@ -100,7 +106,7 @@ def _job_by_time(
         read=RowReader(settings.workflow),
         workflow=partial(workflow, settings, list(manifest["columns"])),
         schema=ranking.raw_schema(settings.workflow),
-        about={"unit": "rows", **origin(manifest), "bounds": found.bounds},
+        about={"recipe": RECIPE, "unit": "rows", **origin(manifest), "bounds": found.bounds},
         hold_out=found.hold_out if can_grow(split) else None,
     )
 

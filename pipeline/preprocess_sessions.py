@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import polars as pl
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from core import cluster as dask_cluster
 from core.artifacts import write_parquet
@@ -45,6 +45,13 @@ class SessionsPreprocessSettings(GrowSettings):
         used = {name: "what brings events together" for name in sessionize.OWN_COLUMNS}
         check_names(self.workflow.own_names(), used.items())
         return self
+
+    @field_validator("split")
+    @classmethod
+    def _in_order(cls, split: SplitSettings) -> SplitSettings:
+        if split.kind == "random":
+            raise ValueError(splits.NOT_RANDOM)
+        return split
 
 
 def preprocess_sessions(
@@ -103,6 +110,7 @@ def prepare(
         workflow=partial(workflow, settings, list(manifest["columns"])),
         schema=schema_of(reader(present[0], "train")),
         about={
+            "recipe": RECIPE,
             "unit": "sessions",
             **origin(manifest),
             "bounds": bounds,

@@ -1,4 +1,4 @@
-"""Which rows train, which validate and which test, declared by name; never at random."""
+"""Which rows train, which validate and which test, declared by name."""
 
 from fnmatch import fnmatch
 from pathlib import Path
@@ -17,6 +17,11 @@ VALIDATE_ALWAYS = ("last_day_halves", "leave_one_out")
 """Kinds whose validation part is not a share."""
 
 
+NOT_RANDOM = (
+    "split.kind 'random' is for the recipe interactions, for logs without times; choose one by time"
+)
+
+
 class EmptySplit(UserError):
     """A log or window that leaves a split without anything."""
 
@@ -24,20 +29,22 @@ class EmptySplit(UserError):
 class SplitSettings(Settings):
     """How a log is cut into train, valid and test, earlier rows first."""
 
-    kind: Literal["fraction", "days", "last_day_halves", "files", "window", "leave_one_out"] = (
-        "fraction"
-    )
+    kind: Literal[
+        "fraction", "days", "last_day_halves", "files", "window", "leave_one_out", "random"
+    ] = "fraction"
     """fraction: by share of the rows (sessions: of the sessions, by start); days: the last whole
     days; last_day_halves: the last day's first half validates and its second half tests (Criteo
     1TB); files: the input files that ``test_files`` names test (a log with its own test file);
     window: the day ``test_day`` tests and the days before it train, later ones are not used;
     leave_one_out: of each session (interactions: of each user) with three events or more the last
-    one tests and the one before it validates."""
+    one tests and the one before it validates; random: rows drawn by a hash of their place in the
+    log (interactions only, for a log without times)."""
     test: float = Field(0.2, ge=0, lt=1)
-    """Share that tests, for kind: fraction."""
+    """Share that tests, for the kinds fraction and random."""
     valid: float = Field(0.1, ge=0, lt=1)
-    """Share of what is left before the test part that validates: always the latest of it. 0: all of
-    it trains, and nothing says when to stop but ``train.epochs`` and ``train.max_steps``."""
+    """Share of what is left before the test part that validates: the latest of it, unless kind is
+    random. 0: all of it trains, and nothing says when to stop but ``train.epochs`` and
+    ``train.max_steps``."""
     test_days: int = Field(1, ge=1)
     """Days that test, for kind: days; validation is the share ``valid`` of what is left."""
     test_day: int = -1
@@ -122,8 +129,10 @@ def check_rows(settings: SplitSettings) -> None:
     """Checks that rows of a click log can be split so.
 
     Raises:
-        UserError: the kind is for rows of users.
+        UserError: the kind is for other recipes.
     """
+    if settings.kind == "random":
+        raise UserError(NOT_RANDOM)
     if settings.kind == "leave_one_out":
         raise UserError(
             "split.kind 'leave_one_out' is for the recipes sessions and interactions: rows of a "

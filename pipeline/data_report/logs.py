@@ -7,7 +7,7 @@ from typing import Any
 from core.artifacts import read_json
 from core.errors import UserError
 from pipeline import held_out, splits
-from pipeline.data_report.shards import RawLog, Shard, dated_log, ranking_log
+from pipeline.data_report.shards import TIME, RawLog, Shard, dated_log, ranking_log
 from pipeline.data_report.splitting import split_ratings, split_sessions
 from pipeline.preprocess import PLAN, log_digest, raw_manifest
 from pipeline.preprocess_ranking import in_split_order
@@ -81,8 +81,7 @@ def read_log(recipe: str, logs: list[Ingested], features: Path, made: dict[str, 
         shards = _shards(logs, SplitSettings())
         return dated_log(shards, split_ratings(shards, made["bounds"]))
     if recipe == "ranking":
-        days = [Path(e["file"]).name for log in logs for e in log.manifest["inputs"]]
-        return ranking_log(_shards(logs, split), days, made["ranges"])
+        return ranking_log(_shards(logs, split), _files(logs), made["ranges"])
     shards = _shards(logs, SplitSettings())
     if split.kind == "files":
         shards = _tested(logs[0], shards, split)
@@ -92,9 +91,17 @@ def read_log(recipe: str, logs: list[Ingested], features: Path, made: dict[str, 
                 f"{features}: grown with split.kind 'leave_one_out', where what a user rated "
                 "before decides; the report does not know these splits. Run preprocess on all days"
             )
-        return dated_log(shards, split_ratings(shards, made["bounds"]))
+        splitting = split_ratings(shards, made["bounds"])
+        if TIME not in logs[0].manifest["columns"]:
+            return RawLog(shards, _files(logs), list(splitting))
+        return dated_log(shards, splitting)
     bounds = [fit["bounds"] for fit in made.get("fits", [made])]
     return dated_log(shards, split_sessions(shards, [log.shift for log in logs], bounds))
+
+
+def _files(logs: list[Ingested]) -> list[str]:
+    """Names of the input files, which are the days of logs without times."""
+    return [Path(entry["file"]).name for log in logs for entry in log.manifest["inputs"]]
 
 
 def _shards(logs: list[Ingested], split: SplitSettings) -> list[Shard]:

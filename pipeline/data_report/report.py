@@ -187,7 +187,7 @@ def _headline(columns: list[dict[str, Any]]) -> dict[str, Any]:
 def _by_day(log: RawLog, label: str | None) -> list[dict[str, Any]]:
     days = len(log.days)
     rows, clicks = np.zeros(days, int), np.zeros(days, int)
-    for chunk in log.chunks(label or "timestamp"):
+    for chunk in log.chunks(label or ("timestamp" if log.by_date else "item_id")):
         rows += np.bincount(chunk.days, minlength=days)
         if label:
             clicks += np.bincount(chunk.days[chunk.values.to_numpy() == 1], minlength=days)

@@ -12,6 +12,7 @@ import polars as pl
 
 from core.parquet import read_footer, read_frame
 from pipeline.data_report.shards import TIME, Shard, milliseconds
+from pipeline.draws import SHARES, drawn
 from pipeline.sessionize import EVENT_ORDER, ITEM, SESSION, time_order
 from pipeline.splits import LEAVE_OUT_FROM, SPLITS
 from workflows.interactions import USER
@@ -45,6 +46,9 @@ def split_ratings(shards: list[Shard], bounds: Mapping[str, Any] | None) -> list
     tests (memory: some 100 bytes a rating)."""
     if bounds is None:
         return _ends(shards, drop_repeats=False, key=USER)
+    if SHARES in bounds:
+        edges = np.cumsum([shard.rows for shard in shards])
+        return np.split(drawn(np.arange(edges[-1]), bounds), edges[:-1])
     times = (read_frame(shard.path, columns=[TIME])[TIME] for shard in shards)
     return [_between(milliseconds(mine), bounds) for mine in times]
 
@@ -115,11 +119,12 @@ def _between(start: np.ndarray, bounds: Mapping[str, Any]) -> np.ndarray:
 
 def _ends(shards: list[Shard], drop_repeats: bool, key: str = SESSION) -> list[np.ndarray]:
     """The last event of each session (or other ``key``) tests, the one before it validates."""
-    columns = [key, ITEM, TIME]
-    if shards and EVENT_ORDER in read_footer(shards[0].path).schema.names:
-        columns.append(EVENT_ORDER)
+    names = read_footer(shards[0].path).schema.names
+    columns = [key, ITEM, *(name for name in (TIME, EVENT_ORDER) if name in names)]
     frames = [read_frame(s.path, columns=columns, use_statistics=False) for s in shards]
-    events = pl.concat(frames).with_columns(pl.Series(TIME, _times(frames))).with_row_index("row")
+    events = pl.concat(frames).with_row_index("row")
+    times = _times(frames) if TIME in names else np.zeros(len(events), np.int64)
+    events = events.with_columns(pl.Series(TIME, times))
     events = events.sort(key, *time_order(events), "row")
     if drop_repeats:
         same = pl.col(key).eq_missing(pl.col(key).shift())

@@ -1,10 +1,17 @@
-"""Ratings (user, item, rating, time) → typed rows; recipes/movielens.yaml is for MovieLens."""
+"""Ratings (user, item, rating, time), or pairs of users and items → typed rows."""
 
 from core.settings import Settings
-from pipeline.ingest.columns import Column
+from pipeline.ingest.columns import Column, Kind
 from pipeline.ingest.events import EventSourceSettings
 
-KINDS = {"user_id": "id", "item_id": "id", "rating": "number", "timestamp": "time"}
+KINDS: dict[str, Kind] = {
+    "user_id": "id",
+    "item_id": "id",
+    "rating": "number",
+    "timestamp": "time",
+    "event_order": "order",
+}
+OPTIONAL = ("event_order",)
 
 
 class RatingsColumns(Settings):
@@ -17,11 +24,16 @@ class RatingsColumns(Settings):
     item_id: str = "item_id"
     """The item."""
 
-    rating: str = "rating"
-    """The rating, a number."""
+    rating: str | None = "rating"
+    """The rating, a number. null: a row says that the user chose the item, as a rating of 1."""
 
-    timestamp: str = "timestamp"
-    """The time of the rating; see time_format."""
+    timestamp: str | None = "timestamp"
+    """The time of the rating; see time_format. null: a user's rows are in the order of the log, and
+    split.kind has to be random or leave_one_out."""
+
+    event_order: str | None = None
+    """An integer that puts a user's ratings of the same time in order, those without one first.
+    null: the order of the rows does."""
 
 
 class RatingsSourceSettings(EventSourceSettings):
@@ -32,8 +44,9 @@ class RatingsSourceSettings(EventSourceSettings):
 
 
 def rating_columns(settings: RatingsSourceSettings) -> list[Column]:
-    """The columns to read, in the order of the output; all are required."""
+    """The columns to read, in the order of the output."""
     return [
-        Column(name, getattr(settings.columns, name), kind, f"columns.{name}", required=True)
+        Column(name, source, kind, f"columns.{name}", required=name not in OPTIONAL)
         for name, kind in KINDS.items()
+        if (source := getattr(settings.columns, name)) is not None
     ]
