@@ -82,8 +82,6 @@ class Column:
     thousands: str = ""
     width: int | None = None
     """Length of a vector; known once the log was looked at."""
-    as_is: bool = False
-    """Whether values are kept as the log has them: an integer of Parquet, of text any text."""
     read: Callable[[pa.Array], Converted] | None = None
     """Converts the values in the place of what is usual for the kind; the result has
     ``arrow_type``."""

@@ -26,7 +26,7 @@ from pipeline.ingest.lists import SessionRows
 from pipeline.ingest.rows import Rows
 from pipeline.ingest.shards import Parsed
 from pipeline.ingest.source import SourceSettings
-from pipeline.ingest.table_files import Batch, TableFiles
+from pipeline.ingest.table_files import TableFiles
 from pipeline.ingest.text_source import UTF8, encoding_name
 from pipeline.ingest.time_span import months_of
 from pipeline.ingest.times import check_format, check_zone, day_of, to_unix
@@ -187,7 +187,7 @@ class EventReader:
         self.keep = None if keep is None else pa.array([str(value) for value in keep])
         self.separator: str | None = None
         self.line = trace.line if trace else None
-        columns = trace.applied(columns) if trace else columns
+        columns = trace.applied(columns, files) if trace else columns
         self.columns = list(columns)
         self.tables = TableFiles(settings, self.columns, files, sessions)
         self.columns = self._look(files)
@@ -291,9 +291,7 @@ class EventReader:
                 if not len(rows.lines):
                     continue
                 columns = [
-                    column
-                    if pieces and not _open(column)
-                    else self._resolved(file, column, rows, isinstance(piece, Batch))
+                    column if pieces and not _open(column) else self._resolved(file, column, rows)
                     for column in columns
                 ]
                 columns = self._unguessed(file, columns, rows) if not pieces else columns
@@ -326,7 +324,7 @@ class EventReader:
             for column in columns
         ]
 
-    def _resolved(self, file: InputFile, column: Column, rows: Rows, typed: bool) -> Column:
+    def _resolved(self, file: InputFile, column: Column, rows: Rows) -> Column:
         """``column`` as far as some rows say what it is."""
         settings = self.settings
         column = dataclasses.replace(column, decimal=settings.decimal, thousands=settings.thousands)
@@ -336,10 +334,6 @@ class EventReader:
                 pc.invert(pc.is_in(array, pa.array(settings.null_values, array.type)))
             )
         array = array.drop_null()
-        if column.as_is:
-            # What typed data calls an integer is one; of a text nothing is lost as a text.
-            whole = typed and pa.types.is_integer(array.type) and array.type != pa.uint64()
-            return dataclasses.replace(column, type=pa.int64() if whole else pa.string())
         if column.kind == "time":
             return self._with_times(file, column, array)
         if column.kind == "vector":
@@ -348,7 +342,7 @@ class EventReader:
             lengths = pc.list_value_length(self._convert(file.path, column, array)[0])
             common = pc.mode(lengths.drop_null())
             return dataclasses.replace(column, width=common[0]["mode"].as_py() if common else None)
-        if column.kind in ("id", "category"):
+        if column.kind in ("id", "category") and column.type is None:
             id_type = getattr(settings, "id_type", "auto") if column.kind == "id" else "auto"
             chosen = settings.types.get(column.name, id_type)
             guessed = chosen == "auto"

@@ -83,7 +83,8 @@ def recommend(
         used = columns_behind(loaded.workflow, loaded.model.columns)
         source = needed_columns(loaded.source_with(max_bad_fraction), used)
         # What only names a list is given back as the log has it.
-        trace = Trace(as_is={"session_id", "user_id"} - (used - {"session_id"}))
+        names = {"session_id", "user_id"} - (used - {"session_id"}) - made_columns(source)
+        trace = Trace(as_is=names)
         manifest = ingest("sessions", source, input, raw, quiet=True, trace=trace)
         lists = _owned_lists(loaded, read_events(loaded, raw, manifest, owners), owners, k)
         named = _named(lists, source, owners, manifest)

@@ -1,6 +1,7 @@
 """What ``score`` and ``recommend`` write: a table, into a file that is claimed first."""
 
 import contextlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from pipeline.ingest.publish import QUARANTINE
 
 MOST_HEADER = 100_000
 LINES_SHOWN = 3
+SETTING = re.compile(r" \(settings? [^)]*\)")
+"""Advice to those who ingest a log: a bundle's settings are those that it was trained with."""
 
 Names = Sequence[str]
 
@@ -104,7 +107,7 @@ def name_bad_lines(raw: Path, manifest: dict[str, Any], command: str) -> None:
     if not count:
         return
     bad = read_frame(raw / QUARANTINE, ["file", "line", "reason"]).head(LINES_SHOWN)
-    shown = [f"{file}:{line}: {reason}" for file, line, reason in bad.iter_rows()]
+    shown = [f"{file}:{line}: {SETTING.sub('', reason)}" for file, line, reason in bad.iter_rows()]
     more = f"; and {count - len(shown):,} more" if count > len(shown) else ""
     what = "a line that could not be read is" if count == 1 else "lines that could not be read are"
     say(f"{command}: {what} left out: {'; '.join(shown)}{more}")

@@ -195,6 +195,13 @@ def test_an_id_column_may_be_any_column_of_the_log(made, bundle, tmp_path, capsy
     log = write(tmp_path / "named.csv", named, ["line", "probability", "file", *NAMES])
     found = score(bundle, log, tmp_path / "s.csv", id_columns=["line", "probability"])
     assert found.columns == ["line_", "line", "probability", "probability_"]
+    (tmp_path / "mixed").mkdir()
+    write(tmp_path / "mixed" / "1.parquet", rows[VALID:350], NAMES)
+    write(tmp_path / "mixed" / "2.csv", rows[350:], NAMES)
+    found = score(bundle, tmp_path / "mixed", tmp_path / "s.csv", id_columns=["order"])
+    assert found["order"].to_list() == [
+        *map(str, range(VALID, 350)), *(row["order"] for row in rows[350:])
+    ]  # fmt: skip
     given = ["score", "--bundle", str(bundle), "--input", str(log), "--output"]
     output = str(tmp_path / "s.csv")
     assert main([*given, output, "--id-column", "order", "--id-column", "file"]) == 0

@@ -171,7 +171,7 @@ def test_a_text_among_integers_is_a_bad_line(made, tmp_path, capsys):
         assert {*found["source"]} == {"model"}
         line = 4 if form.endswith("csv") else 3
         told = " ".join(capsys.readouterr().out.split())
-        assert f"{form}:{line}: item_id: not a 64-bit integer" in told
+        assert f"{form}:{line}: item_id: not a 64-bit integer: 'brand new'" in told
 
 
 def test_columns_are_called_as_in_the_log(made, tmp_path):
