@@ -13,6 +13,7 @@ from pipeline.ingest.arrays import cast_good
 from pipeline.ingest.columns import row_text
 from pipeline.ingest.criteo import CATEGORY_NAMES, INTEGER_NAMES, SCHEMA
 from pipeline.ingest.inputs import InputFile
+from pipeline.ingest.parquet_texts import FAULTS, any_row_text
 from pipeline.ingest.quarantine import BadLine
 from pipeline.ingest.shards import Parsed
 
@@ -48,7 +49,7 @@ def parquet_pieces(file: InputFile) -> Iterator[Batch]:
             for batch in parquet.iter_batches(ROWS, columns=NAMES):
                 yield Batch(batch, row, file.size * batch.num_rows // total)
                 row += batch.num_rows
-    except (pa.ArrowInvalid, OSError) as error:
+    except FAULTS as error:
         raise UserError(f"{file.path}: not a whole Parquet file ({error})") from None
 
 
@@ -65,7 +66,7 @@ def parse_batch(file: InputFile, batch: Batch) -> Parsed:
         columns.append(values)
     columns.append(pa.array(np.full(rows, file.index, np.int16)))
     bad_lines = [
-        BadLine(batch.first_row + row, *reasons[row], row_text(batch.rows, row))
+        BadLine(batch.first_row + row, *reasons[row], any_row_text(batch.rows, row))
         for row in sorted(reasons)
     ]
     good = np.ones(rows, bool)

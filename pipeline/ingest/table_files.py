@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -18,7 +17,7 @@ from core.console import say
 from core.errors import UserError
 from pipeline.ingest import delimited, jsonlines
 from pipeline.ingest.blocks import Block, text_blocks
-from pipeline.ingest.columns import Column, row_text
+from pipeline.ingest.columns import Column
 from pipeline.ingest.compression import without_suffix
 from pipeline.ingest.criteo import is_parquet
 from pipeline.ingest.dialect import Layout
@@ -26,6 +25,7 @@ from pipeline.ingest.foreign import HEAD_BYTES, refuse_foreign, refuse_other_jso
 from pipeline.ingest.inputs import InputFile
 from pipeline.ingest.json_paths import has_field, nested
 from pipeline.ingest.lists import SessionRows
+from pipeline.ingest.parquet_texts import FAULTS, rows_of
 from pipeline.ingest.rows import Rows
 from pipeline.ingest.text_source import TextSource
 
@@ -144,16 +144,13 @@ class TableFiles:
                     rows = pa.RecordBatch.from_pydict(arrays)
                     yield Batch(rows, row, file.size * batch.num_rows // total)
                     row += batch.num_rows
-        except (pa.ArrowInvalid, OSError) as error:
+        except FAULTS as error:
             raise UserError(f"{file.path}: not a whole Parquet file ({error})") from None
 
     def rows(self, file: InputFile, piece: Any) -> Rows:
         """The rows of a piece, with all wanted columns."""
         if isinstance(piece, Batch):
-            batch = piece.rows
-            lines = piece.first_row + np.arange(batch.num_rows)
-            arrays = dict(zip(batch.schema.names, batch.columns, strict=True))
-            rows = Rows(arrays, lines, lambda row: row_text(batch, row), [], piece.bytes_read)
+            rows = rows_of(piece.rows, piece.first_row, piece.bytes_read)
         elif isinstance(piece, Block):
             rows = jsonlines.read_rows(piece, self.keys)
         else:
@@ -177,11 +174,16 @@ class TableFiles:
                 continue
             else:
                 fault = "no column"
+            remedy = (
+                "or separator or format if this is not how the file is laid out, or give "
+                "column_names if it has no header row"
+                if how.startswith("separated")
+                else "or format if this is not how the file is laid out"
+            )
             raise UserError(
                 f"{file.path}: {fault} '{source}' (setting {column.setting}). Found {how}: "
                 f"{', '.join(dict.fromkeys(names[:50])) or 'nothing'}. Correct {column.setting}, "
-                "or separator or format if this is not how the file is laid out, or give "
-                "column_names if it has no header row."
+                f"{remedy}."
             )
 
     def _elsewhere(self, name: str, file: InputFile) -> bool:
@@ -201,7 +203,7 @@ class TableFiles:
         if kind == "parquet":
             try:
                 schema = pq.read_schema(file.path)
-            except (pa.ArrowInvalid, OSError):
+            except FAULTS:
                 return set()  # the fault is named when it is read
             return {name for name in self.wanted if has_field(schema, name)} | set(file.keys)
         source = self._source(file)

@@ -6,6 +6,7 @@ that are something else. Records are counted by readers of their own: Python's a
 
 import bz2
 import gzip
+import io
 import json
 import lzma
 import zlib
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
 
 from tests.ingest import csv_reference
 
@@ -122,7 +125,7 @@ TEXTS = {name: reader for name, reader in READERS.items() if name != "criteo"}
 
 
 def every_form(bench: "Bench", thorough: bool) -> None:
-    for step in (quoted, packed, encoded, partitioned, late, foreign):
+    for step in (quoted, packed, encoded, partitioned, late, stored, foreign):
         step(bench, 1 if thorough else 29)
 
 
@@ -212,6 +215,42 @@ def late(bench: "Bench", step: int) -> None:
             data = b"".join(json.dumps(record).encode() + b"\n" for record in records)
             settings = {**reader.settings, "columns": columns, "block_bytes": 20_000 + index}
             bench.try_input("late keys and types", reader.recipe, data, settings)
+
+
+def stored(bench: "Bench", step: int) -> None:
+    """Parquet, every byte altered: no checksum tells, so that rows may be other ones."""
+    for name, reader in READERS.items():
+        out = io.BytesIO()
+        pq.write_table(as_table(name, reader), out)
+        data = out.getvalue()
+        settings = {key: value for key, value in reader.settings.items() if key != "format"}
+        kind = f"Parquet, {name}"
+        bench.try_input(kind, reader.recipe, {"log.bin": data}, settings, lines=3)
+        for how, altered in alterations(data, 2 * step, (0x00, 0xFF)):
+            log = {"log.bin": altered}
+            bench.try_input(f"Parquet: {how}", reader.recipe, log, settings, lines=-1)
+
+
+def as_table(name: str, reader: Reader) -> pa.Table:
+    """Three records of a reader's log as a table."""
+    data = reader.log(3)
+    if reader.settings.get("format") == "jsonl":
+        return pa.Table.from_pylist([json.loads(line) for line in data.splitlines()])
+    if reader.columns:
+        return pa.csv.read_csv(
+            io.BytesIO(data), parse_options=pa.csv.ParseOptions(newlines_in_values=True)
+        )
+    names = ["label", *(f"I{n}" for n in range(1, 14)), *(f"C{n}" for n in range(1, 27))]
+    rows = [line.split("\t") for line in data.decode().splitlines()]
+    integers = [
+        {key: int(value) for key, value in zip(names[:14], row, strict=False)} for row in rows
+    ]
+    return pa.Table.from_pylist(
+        [
+            one | dict(zip(names[14:], row[14:], strict=True))
+            for one, row in zip(integers, rows, strict=True)
+        ]
+    )
 
 
 def foreign(bench: "Bench", step: int) -> None:
