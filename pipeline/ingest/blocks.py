@@ -78,7 +78,7 @@ def text_blocks(
         if end:
             yield block(data[:end])
         carry = data[end:]
-        if len(carry) > max_line_bytes:
+        if len(carry) - carry.endswith(b"\r") > max_line_bytes:  # it may be of the line end
             opened, end = line, line_end(carry)
             if end:
                 yield block(carry[:end])

@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 
 from core.errors import UserError
 from pipeline.ingest.arrays import cast_good
-from pipeline.ingest.columns import row_text
 from pipeline.ingest.criteo import CATEGORY_NAMES, INTEGER_NAMES, SCHEMA
 from pipeline.ingest.inputs import InputFile
 from pipeline.ingest.parquet_texts import FAULTS, any_row_text

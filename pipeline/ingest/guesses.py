@@ -143,7 +143,7 @@ def _form(array: pa.Array) -> str:
         digits = pc.utf8_trim_whitespace(numbers)
         floats = np.asarray(cast_good(digits, pa.float64())[0].drop_null())
     else:
-        floats = np.asarray(array.cast(pa.float64()))
+        floats = np.asarray(array.cast(pa.float64(), safe=False))
         whole, _ = to_integers(array)
         digits = whole.cast(pa.string())
     return _compact(digits) or next(

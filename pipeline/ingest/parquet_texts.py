@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipeline.ingest.arrays import is_text
 from pipeline.ingest.columns import row_text
 from pipeline.ingest.quarantine import BadLine, safe_text
 from pipeline.ingest.rows import Rows

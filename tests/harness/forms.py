@@ -242,14 +242,9 @@ def as_table(name: str, reader: Reader) -> pa.Table:
         )
     names = ["label", *(f"I{n}" for n in range(1, 14)), *(f"C{n}" for n in range(1, 27))]
     rows = [line.split("\t") for line in data.decode().splitlines()]
-    integers = [
-        {key: int(value) for key, value in zip(names[:14], row, strict=False)} for row in rows
-    ]
+    fields = [dict(zip(names, row, strict=True)) for row in rows]
     return pa.Table.from_pylist(
-        [
-            one | dict(zip(names[14:], row[14:], strict=True))
-            for one, row in zip(integers, rows, strict=True)
-        ]
+        [row | {name: int(row[name]) for name in names[:14]} for row in fields]
     )
 
 

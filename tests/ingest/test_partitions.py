@@ -143,3 +143,22 @@ def test_parquet_files_of_differing_types(run, tmp_path):
     tree = {"columns": columns, "types": {"item_id": "string", "brand": "string"}}
     texts = run("sessions", files, max_bad_fraction=0, **tree)
     assert [row["item_id"] for row in texts.rows] == [str(n) for n in range(len(types))]
+
+
+def test_parquet_texts_that_are_not_utf8(run, tmp_path):
+    texts = pa.array([b"a", b"\xff\xfe", b"c", b"\xc3"]).cast(pa.binary()).view(pa.string())
+    rows = pa.table({"s": [1, 2, 3, 4], "i": texts, "t": [1569931200] * 4})
+    pq.write_table(rows, tmp_path / "a.parquet")
+    result = run("sessions", tmp_path / "a.parquet", columns=COLUMNS)
+    assert [row["item_id"] for row in result.rows] == ["a", "c"]
+    assert result.reasons == [(2, "i: not UTF-8"), (4, "i: not UTF-8")]
+    assert '"s": 2' in result.bad[0]["text"]
+
+
+@pytest.mark.parametrize("time_format", ["auto", "unix_s"])
+def test_an_integer_that_no_float_holds(run, tmp_path, time_format):
+    times = [1569931200, 2**60 + 1, 1569931202]
+    rows = pa.table({"s": [1, 2, 3], "i": ["a", "b", "c"], "t": times})
+    pq.write_table(rows, tmp_path / "a.parquet")
+    result = run("sessions", tmp_path / "a.parquet", columns=COLUMNS, time_format=time_format)
+    assert [line for line, _ in result.reasons] == [2]
