@@ -9,6 +9,8 @@ of this file that says so.
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from glob import has_magic
+from io import BytesIO
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, Literal
@@ -267,9 +269,9 @@ def read_parquet(path: str | Path, columns: list[str], row_groups: list[int]) ->
         "dataset_kwargs": {"partitioning": None},  # a folder called a=b is no column a
     }
     with parquet.reading(path):
-        return rapids().cudf.read_parquet(
-            str(path), columns=columns, row_groups=row_groups, **options
-        )
+        # cuDF takes a path such as run[1] for a pattern, but not bytes.
+        source = BytesIO(Path(path).read_bytes()) if has_magic(str(path)) else str(path)
+        return rapids().cudf.read_parquet(source, columns=columns, row_groups=row_groups, **options)
 
 
 def write_parquet(path: str | Path, frame: Any, row_group: int) -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from core import cluster, frames, gpu
@@ -130,3 +131,26 @@ def test_parts_without_rows_or_values_are_taken_as_they_are(pretended):
         for name in ("n", "t", TOTALS):
             for column in ("fold", "count", "sum"):
                 assert found[name][column].to_pylist() == expected[name][column].to_pylist()
+
+
+def test_a_path_is_no_pattern(pretended, tmp_path):
+    for folder, value in (("run1", 1), ("run[1]", 2), ("run*", 3)):
+        (tmp_path / folder).mkdir()
+        pq.write_table(pa.table({"x": [value]}), tmp_path / folder / "part.parquet")
+        found = frames.read_parquet(tmp_path / folder / "part.parquet", ["x"], [0])
+        assert frames.on_the_host(found["x"].values).tolist() == [value]
+
+
+def test_integers_with_gaps_keep_all_bits(pretended):
+    values = [2**53, 2**53 + 1, None, -(2**63), 2**63 - 1, 2**53]
+    host = frames.from_arrow(pa.table({"x": pa.array(values, pa.int64())}))
+    device = frames.to_device(host)
+    assert device["x"].to_arrow().to_pylist() == values
+    expected, found = (
+        dict(zip(*map(list, count_rows(f)["x"]), strict=True)) for f in (host, device)
+    )
+    assert {k.as_py(): int(v) for k, v in expected.items()} == {
+        k.as_py(): int(v) for k, v in found.items()
+    }
+    for one, other in zip(hash_column(host["x"]), hash_column(device["x"]), strict=True):
+        np.testing.assert_array_equal(one, frames.on_the_host(other))

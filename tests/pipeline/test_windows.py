@@ -10,12 +10,13 @@ import torch
 from safetensors.torch import load_file
 
 from core.errors import UserError
+from core.names import key_of
 from pipeline.__main__ import main
 from pipeline.params import Params
 from pipeline.stages import windows as stage
 from pipeline.stages.train import build, load_model, read_schema
 from pipeline.windows import runs
-from pipeline.windows.carry import carry_over, moved_codes
+from pipeline.windows.carry import Moved, _codes_of, carry_over, moved_codes
 from pipeline.windows.days import newest, window_features, window_params
 from tests.pipeline.test_preprocess_sessions import write_raw
 from tests.training import session_reference as reference
@@ -340,3 +341,14 @@ def test_the_table_names_the_days_that_count(tmp_path, capsys):
     assert table.startswith(
         "Mean over day(s) 1 and 1 seed(s); nothing could be asked for on day(s) 3"
     )
+
+
+def test_a_table_is_of_the_column_that_it_is_named_by():
+    """Whatever else the columns are called: names of layers, or parts of each other's names."""
+    names = ["item_id", "weight", "inputs", "e", "product.type", "items"]
+    moved = {name: Moved((5, 5), torch.arange(5)) for name in names}
+    for name in names:
+        path = f"items.features.{key_of(name)}.weight"
+        assert _codes_of(path, 2, (5, 5), moved, "item_id") is moved[name].old
+    for path in ("encoder.weight_ih_l0", "body.project.weight", "items.inputs.0.weight"):
+        assert _codes_of(path, 2, (5, 5), moved, "item_id") is None
