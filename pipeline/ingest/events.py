@@ -80,15 +80,15 @@ class TableSourceSettings(SourceSettings):
     time_format: str = "auto"
     """unix_s (fractions allowed), unix_ms, unix_us, unix_ns, iso (ISO 8601, also without marks
     between), or a form of one's own as of strptime: "%d/%b/%Y:%H:%M:%S %z", "%m/%d/%Y %I:%M:%S %p".
-    auto: told from the beginning of the log and named in the manifest; times that would lie before
-    1990 are refused."""
+    auto: told from the beginning of the log and named in the manifest; times that would be before
+    1991 are refused."""
 
     time_zone: str | None = None
     """Zone of times that name none, as Europe/Berlin; null: UTC. Of an hour that comes twice in
     autumn it is the first; times that the zone leaves out in spring are quarantined."""
 
     first_time: str = "auto"
-    """Earlier times are quarantined: a date or time in ISO 8601. auto: 1990-01-01, or 1970-01-01 if
+    """Earlier times are quarantined: a date or time in ISO 8601. auto: 1991-01-01, or 1970-01-01 if
     the beginning of the log is that old; so a time of 0 is a missing one."""
 
     last_time: str = "2100-01-01"

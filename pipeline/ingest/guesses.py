@@ -45,8 +45,8 @@ WELL_KNOWN = (
     "%Y/%m/%d",
 )
 MOST = 0.9
-EARLY_MS = 631_152_000_000
-"""1990-01-01: no log of events is older; one that seems to be has times in another unit."""
+EARLY_MS = 662_688_000_000
+"""1991-01-01: no log of the Web is older; one that seems to be has times in another unit."""
 
 
 class Unclear(Exception):
@@ -96,7 +96,7 @@ def guess_times(array: pa.Array, format: str, zone: str | None) -> Times:
         format: the setting; ``auto`` to tell it from the values.
 
     Raises:
-        Unclear: the values fit no form, or only one that puts them before 1990.
+        Unclear: the values fit no form, or only one that puts them before 1991.
     """
     told = format != "auto"
     if not told:
@@ -114,7 +114,7 @@ def guess_times(array: pa.Array, format: str, zone: str | None) -> Times:
 
 
 def _proposed(array: pa.Array) -> str:
-    """Forms in which numbers that are no unix times are times after 1990, for a message."""
+    """Forms in which numbers that are no unix times are times after 1991, for a message."""
     digits = pc.utf8_trim_whitespace(array) if is_text(array) else to_texts(array)[0]
     fitting = []
     for form in UNCOMMON:

@@ -149,8 +149,8 @@ def test_every_form_of_time_gives_the_same(run, write, texts, time_format, chose
         (b"1,99999999999999999999,1569931200", "ItemId: not a 64-bit integer"),
         (b"1,0x10,1569931200", "ItemId: not a 64-bit integer"),
         (b"1,2,noon", "Time: not a unix_s time"),
-        (b"1,2,1569931200000", "Time: time before 1990-01-01 or from 2100-01-01 on"),
-        (b"1,2,-5", "Time: time before 1990-01-01 or from 2100-01-01 on"),
+        (b"1,2,1569931200000", "Time: time before 1991-01-01 or from 2100-01-01 on"),
+        (b"1,2,-5", "Time: time before 1991-01-01 or from 2100-01-01 on"),
         (b"1,2,nan", "Time: "),
         (b"1,2\0,1569931200", "the line holds a NUL byte"),
         (b"1,\xff,1569931200", "the line is not UTF-8"),
@@ -266,7 +266,7 @@ def test_what_was_told_from_a_log_can_be_given_back(run, write, name, separator)
         "types": types,
         "widths": {"v": 2},
         "time_format": "unix_ms",
-        "first_time": "1990-01-01",
+        "first_time": "1991-01-01",
     }
     assert found.manifest["resolved"] == told | ({"separator": separator} if separator else {})
     other = write("other.csv", text.replace("x1", "7").replace("red", "7").replace("1, 2.5", "1"))
