@@ -195,7 +195,17 @@ def _owned_lists(loaded: Bundle, events: pl.DataFrame, owners: list[str], k: int
     if len(owners) > 1:
         own = own_ids(lists["session_id"].to_arrow())
         lists = lists.with_columns(pl.Series("session_id", own))
-    return lists.select(*owners, *(n for n in lists.columns if n not in ("session_id", "user_id")))
+    kept = [_as_trained(loaded, lists[name]) for name in owners]
+    return lists.select(*kept, *(n for n in lists.columns if n not in ("session_id", "user_id")))
+
+
+def _as_trained(loaded: Bundle, ids: pl.Series) -> pl.Series:
+    """Ids as integers where the log that trained held such and nothing of these is lost by it."""
+    if loaded.source.types.get(ids.name) == "integer" and ids.dtype == pl.String:
+        numbers = ids.cast(pl.Int64, strict=False)
+        if numbers.cast(pl.String).eq_missing(ids).all():
+            return numbers
+    return ids
 
 
 def _latest_sessions(events: pl.DataFrame) -> pl.DataFrame:
