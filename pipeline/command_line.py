@@ -101,10 +101,10 @@ def _ingest(stages: Stages) -> None:
     def run(options: argparse.Namespace) -> None:
         from pipeline.stages.ingest import ingest
 
-        settings = read_params(options).section(f"{options.recipe}.source")
-        source = (
-            options.input or settings.path or layout.folder(options.recipe, "generated") / "log"
-        )
+        params = read_params(options)
+        path = params.section(f"{options.recipe}.source").path
+        source = options.input or path or layout.folder(options.recipe, "generated") / "log"
+        settings = params.source(options.recipe, source)
         ingest(
             options.recipe, settings, source, options.output or layout.folder(options.recipe, "raw")
         )

@@ -103,6 +103,17 @@ class Params:
         """The validated settings of one section, such as ``ranking.train``."""
         return self._validated(name, merge(self._defaults(name), self._given(name)), name)
 
+    def source(self, recipe: str, input: Any) -> Any:
+        """The settings ``RECIPE.source`` for the log ``input``: where no columns are set, those of
+        a generated log are known."""
+        name = f"{recipe}.source"
+        if recipe != "sessions" or self._given(name).get("columns") is not None:
+            return self.section(name)
+        from pipeline.synthetic.log_columns import columns_of_generated
+
+        known = merge(self._given(name), {"columns": columns_of_generated(input)})
+        return self._validated(name, known, name)
+
     def _defaults(self, name: str) -> Mapping[str, Any]:
         """What a section starts from in this run."""
         defaults = SECTIONS[name].defaults

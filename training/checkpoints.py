@@ -122,7 +122,7 @@ class CheckpointFolder:
                 )
             changed = differences(made_of, fingerprint)
             if changed:
-                console.say(f"{self.folder}: from another run ({changed}); training afresh")
+                console.say(f"a new training, as these have changed since the last: {changed}")
                 return None
             return checkpoint
         return None

@@ -61,7 +61,8 @@ class ClickstreamSourceSettings(EventSourceSettings):
     """A clickstream: one event a line, with session (or user), item and time."""
 
     columns: ClickstreamColumns = ClickstreamColumns()
-    """Which column of the log holds what."""
+    """Which column of the log holds what. Of a log that ``generate`` wrote all are read where none
+    are named here."""
 
     layout: Literal["events", "sessions"] = "events"
     """What a row holds: an event, or a whole session (JSON lines and Parquet), the item and other

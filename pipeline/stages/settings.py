@@ -141,10 +141,16 @@ def _show_setting(
 
 def _values(params: Params, section: str, setting: Named) -> tuple[Any, Any]:
     """The value of this run, and the default."""
-    return tuple(value_of(_section(of, section), setting.name) for of in (params, Params({})))
+    recipe = section.partition(".")[0]
+    chosen = {recipe: {"model": params.model(recipe)[0]}} if recipe in MODELS else {}
+    return tuple(value_of(_section(of, section), setting.name) for of in (params, Params(chosen)))
 
 
 def _section(params: Params, section: str) -> Settings:
+    """A block as it is used: how the recipe's model is trained holds that model's own defaults."""
+    recipe, _, block = section.partition(".")
+    if block == "train":
+        return params.engine(recipe)
     if section in ("random", "trace") and section not in params.tree:
         return settings_class(section).model_construct()
     return params.section(section)

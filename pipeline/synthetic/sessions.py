@@ -52,7 +52,7 @@ class SessionsGenerateSettings(Settings):
     """Sessions over all days."""
     days: int = Field(5, ge=1, le=10_000)
     """Files, ``events_day_0.csv`` onwards, one a UTC day."""
-    items: int = Field(2_500, ge=20)
+    items: int = Field(1_000, ge=20)
     """Size of the catalogue."""
     users: int = Field(6_000, ge=1)
     """People that the sessions belong to."""

@@ -152,3 +152,38 @@ def test_crosses_that_cannot_be(crosses, message):
     tree = {"ranking": {"preprocess": {"workflow": {"target_crosses": crosses}}}}
     with pytest.raises(UserError, match=message):
         Params(tree, "p.yaml").section("ranking.preprocess")
+
+
+NEEDED_BY_DVC = ("source.path", "compare.entries", "compare.seeds")
+"""DVC itself reads them; left out, they are the generated log and all models."""
+
+
+OF_DATA = [
+    name for name in SECTIONS if name.endswith(("generate", "source", "preprocess", "evaluate"))
+]
+
+
+@pytest.mark.parametrize("section", ["cluster", *OF_DATA])
+def test_params_yaml_shows_the_defaults_of_the_code(section):
+    from pipeline.setting_names import settings_of, value_of
+
+    shown, default = (of.section(section) for of in (Params.read([ROOT / "params.yaml"]), Params()))
+    for setting in settings_of(section):
+        if f"{section}.{setting.name}".partition(".")[2] not in NEEDED_BY_DVC:
+            of = value_of(shown, setting.name), value_of(default, setting.name)
+            assert of[0] == of[1], f"{section}.{setting.name}"
+
+
+def test_columns_of_the_generated_log_need_not_be_named(tmp_path, monkeypatch):
+    from core.artifacts import read_json
+    from pipeline.__main__ import main
+
+    monkeypatch.chdir(tmp_path)
+    few = ["--set", "sessions.generate.sessions=60", "--set", "sessions.generate.users=30"]
+    assert main(["generate", "sessions", *few]) == 0
+    assert main(["ingest", "sessions"]) == 0
+    columns = read_json("data/sessions/raw/manifest.json")["columns"]
+    assert {"user_id", "category", "brand", "price"} <= set(columns)
+    own = ["--set", "sessions.source.columns={item_id: item_id}"]
+    assert main(["ingest", "sessions", "--output", "own", *own]) == 0
+    assert set(read_json("own/manifest.json")["columns"]) == {"session_id", "item_id", "timestamp"}
