@@ -90,9 +90,9 @@ def _remarks(summary: Summary, by_entry: dict[str, list[Result]]) -> list[str]:
         remarks += below(name, means, summary["baselines"])
         unfinished = [r["seed"] for r in results if r["learned"].get("still_improving")]
         if unfinished:
-            seeds = ", ".join(map(str, unfinished))
+            seeds = f"seed{'s' * (len(unfinished) > 1)} {', '.join(map(str, unfinished))}"
             remarks.append(
-                f"{name} was still improving at its last step (seed {seeds}): it has not shown "
+                f"{name} was still improving at its last step ({seeds}): it has not shown "
                 "what it can, and more epochs may help"
             )
     # What is said of every model is said of the split.

@@ -11,9 +11,10 @@ from sklearn.metrics import log_loss, roc_auc_score
 from core.errors import UserError
 from core.merlin import schema_from_json
 from pipeline.__main__ import main
+from pipeline.baselines import click_baselines
 from pipeline.params import Params
 from pipeline.stages import compare as stage
-from pipeline.stages.train import load_model, train
+from pipeline.stages.train import load_model, read_schema, train
 from tests.pipeline.comparison import CLICK_ROWS, CLICKS, click_features
 from training.batches import Batches
 from training.ranking.low_rank import mlp_layers, truncated_svd
@@ -87,6 +88,28 @@ def test_means_and_deviations_are_those_of_the_weights_on_disk(features, finishe
                 assert metrics[name]["mean"] == pytest.approx(np.mean(values), abs=1e-6)
                 assert metrics[name]["std"] == pytest.approx(np.std(values, ddof=1), abs=1e-6)
     assert json.loads((folder / "metrics.json").read_text()) == found
+
+
+def test_baselines_and_remarks_are_with_the_tables(features, finished):
+    folder, found = finished
+    theirs = click_baselines(features, read_schema(features), "test", "label")
+    assert found["baselines"] == theirs and found["tested"] == "300 rows"
+    shown = (folder / "plots" / "tables.md").read_text()
+    auc = f"{theirs['logistic_regression']['auc']:.4f}".lstrip("0")
+    assert f"| (logistic regression) |  | {auc} |" in shown
+    page = (folder / "plots" / "index.html").read_text()
+    for name, entry in found["entries"].items():
+        auc = entry["metrics"]["test"]["auc"]["mean"]
+        lost = auc < theirs["logistic_regression"]["auc"] - 5e-4
+        said = [r for r in found["remarks"] if r.startswith(f"{name} scores below") and "auc" in r
+                and "'logistic regression'" in r]  # fmt: skip
+        assert bool(said) == lost
+        runs = folder / "out" / "runs" / name
+        results = [json.loads((runs / f"seed-{n}" / "result.json").read_text()) for n in (1, 2)]
+        improving = any(result["learned"]["still_improving"] for result in results)
+        assert improving == any(f"{name} was still improving" in r for r in found["remarks"])
+    assert all(remark.replace("'", "&#x27;") in page for remark in found["remarks"])
+    assert "normalized_entropy (lower is better)" in shown and "<li>auc (higher" in page
 
 
 def test_validation_chooses_without_the_test_split(finished):

@@ -15,9 +15,11 @@ from core.console import counted
 from core.merlin import schema_to_json
 from pipeline import remarks
 from pipeline.baselines import below, click_baselines
+from pipeline.ingest.clickstream import ClickstreamSourceSettings
 from pipeline.metric_names import headlines, once, shown
 from pipeline.params import Params
 from pipeline.stages.evaluate import evaluate
+from pipeline.stages.ingest import ingest
 from pipeline.stages.train import read_schema, train
 from tests.pipeline.comparison import CLICK_ROWS, CLICKS, SESSIONS, click_features, session_features
 from tests.training import interaction_log
@@ -197,6 +199,27 @@ def test_a_model_below_a_baseline_is_called_so(clicks, tmp_path, capsys):
     assert "auc (higher is better)" in said and "calibration (best at 1)" in said
 
 
+@pytest.mark.parametrize("label", [0, 1])
+def test_labels_of_one_value_are_said(tmp_path, capsys, label, recwarn):
+    features = click_features(tmp_path / "features")
+    for part in features.glob("*/*.parquet"):
+        pl.read_parquet(part).with_columns(pl.lit(label, pl.Int8).alias("label")).write_parquet(
+            part
+        )
+    (features / "valid").rename(tmp_path / "valid")
+    (features / "valid").mkdir()
+    manifest = json.loads((features / "manifest.json").read_text())
+    manifest["splits"]["valid"]["rows"] = 0
+    write_json(features / "manifest.json", manifest)
+    given = Params({"ranking": {**CLICKS, "model": "fm"}})
+    train("ranking", features, tmp_path / "model", given)
+    found = judged(tmp_path, given, "ranking")
+    said = capsys.readouterr().out
+    assert f"all 300 labels of the test split are {label}" in said
+    assert found["auc"] is None and found["baselines"]["logistic_regression"]["auc"] is None
+    assert not [warning for warning in recwarn if "overflow" in str(warning.message)]
+
+
 def test_below_is_what_is_worse_by_more_than_is_printed():
     mine = {"auc": 0.7, "logloss": 0.45}
     assert below("m", mine, {"popular": {"auc": 0.7004, "logloss": 0.4496}}) == []
@@ -237,3 +260,18 @@ def test_nothing_is_said_of_a_sound_evaluation():
 def test_nouns_agree_with_their_numbers(number):
     assert re.fullmatch(r"1 session|(0|2|1,000) sessions", counted(number, "session"))
     assert counted(1, "query", "queries") == "1 query"
+
+
+def test_quarantined_lines_have_their_reasons_and_place(tmp_path, capsys):
+    lines = [f"s{n // 4},i{n % 5},{1_700_000_000 + n}" for n in range(300)]
+    lines[40] = "s9,,1700000000"
+    lines[70] = lines[90] = "s9,i1,soon"
+    (tmp_path / "log.csv").write_text("\n".join(["session_id,item_id,timestamp", *lines]))
+    columns = {name: name for name in ("session_id", "item_id", "timestamp")}
+    given = ClickstreamSourceSettings(columns=columns, max_bad_fraction=0.1)
+    ingest("sessions", given, tmp_path / "log.csv", tmp_path / "raw")
+    said = capsys.readouterr().out
+    assert "quarantined: 3 lines: timestamp wrong (2), item_id missing (1); the first is " in said
+    assert f"{tmp_path / 'log.csv'}:42: item_id" in said
+    assert f"all are in {tmp_path / 'raw' / 'quarantine.parquet'}" in said
+    assert "300 lines → 297 rows in 1 shard, 3 quarantined" in said

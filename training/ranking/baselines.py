@@ -123,7 +123,7 @@ class SolvedRegression:
         def loss() -> torch.Tensor:
             weights = scaled.detach().numpy() * scale
             logits = _products(rows.places, rows.values, rows.starts, weights)
-            errors = (1 / (1 + np.exp(-logits)) - rows.labels) / count
+            errors = (torch.from_numpy(logits).sigmoid().numpy() - rows.labels) / count
             slope = _sums(rows.places, rows.values, rows.starts, errors, penalty)
             scaled.grad = torch.from_numpy((slope + penalty * weights) * scale)
             value = _losses(logits, rows.labels).mean() + (penalty * weights**2).sum() / 2
