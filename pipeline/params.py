@@ -8,7 +8,7 @@ import difflib
 import importlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from core.errors import UserError
 from core.settings import Settings, merge, read_tree, validate
@@ -16,6 +16,7 @@ from training.engine_settings import EngineSettings
 from training.interactions import ENGINE_DEFAULTS as INTERACTION_ENGINE
 from training.interactions import MODELS as INTERACTION_MODELS
 from training.model_settings import ModelSettings
+from training.ranking import ENGINE_DEFAULTS as CLICK_ENGINE
 from training.ranking import MODELS as CLICK_MODELS
 from training.sessions import ENGINE_DEFAULTS as SESSION_ENGINE
 from training.sessions import MODELS as SESSION_MODELS
@@ -50,7 +51,7 @@ SECTIONS: dict[str, Section] = {
     "ranking.source": Section("pipeline.ingest.clicks:ClickSourceSettings"),
     "ranking.preprocess": Section("pipeline.preprocess_ranking:RankingPreprocessSettings"),
     **{f"ranking.{name}": Section(settings) for name, settings in CLICK_MODELS.items()},
-    "ranking.train": Section(ENGINE),
+    "ranking.train": Section(ENGINE, CLICK_ENGINE),
     "ranking.compare": Section("pipeline.compare.settings:RankingCompareSettings"),
     "sessions.generate": Section("pipeline.synthetic.sessions:SessionsGenerateSettings"),
     "sessions.source": Section("pipeline.ingest.clickstream:ClickstreamSourceSettings"),
@@ -139,7 +140,7 @@ class Params:
             given = (given.get(part) or {}) if isinstance(given, Mapping) else given
         if not isinstance(given, Mapping):
             raise UserError(f"{self.origin}: {name}: expected a block of settings, got {given!r}")
-        return given
+        return _chosen(given) if SECTIONS[name].settings == ENGINE else given
 
     def _validated(self, name: str, settings: Mapping[str, Any], where: str) -> Any:
         try:
@@ -163,7 +164,7 @@ class Params:
         common, settings = f"{recipe}.train", self.section(f"{recipe}.{name}")
         self.section(common)  # A fault there is named as one of that block.
         merged = merge(self._defaults(common), settings.engine_defaults)
-        merged = merge(merge(merged, self._given(common)), settings.train)
+        merged = merge(merge(merged, self._given(common)), _chosen(settings.train))
         return self._validated(common, merged, f"{recipe}.{name}.train")
 
     def check(self) -> None:
@@ -180,6 +181,13 @@ class Params:
 def shared_files() -> list[Path]:
     """``params.yaml`` of the working directory, where there is one."""
     return [PARAMS_FILE] if PARAMS_FILE.exists() else []
+
+
+def _chosen(train: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Settings of a training without those that null leaves as the model has them."""
+    fields = EngineSettings.model_fields
+    nullable = {name for name in fields if type(None) in get_args(fields[name].annotation)}
+    return {k: v for k, v in train.items() if v is not None or k in nullable or k not in fields}
 
 
 def settings_class(name: str) -> type[Settings]:

@@ -10,7 +10,11 @@ Optimizer = Literal["adam", "adamw", "adagrad", "sgd"]
 
 
 class EngineSettings(Settings):
-    """How a model of either family is trained."""
+    """How a model of either family is trained.
+
+    What is not set here is as the model has it: each starts from settings of its own, see
+    docs/models.md. So does null, where it is no value of the setting's own.
+    """
 
     epochs: int = Field(2, ge=1)
     """Passes over the training split, at most; early stopping may end the run sooner."""

@@ -107,7 +107,11 @@ def _train(
         model.evaluation = validation_settings(judged_by)
     training, valid = splits(recipe, model, schema, input, engine)
     if valid is None and getattr(model, "learns_by_gradient", True):
-        say("no validation split (split.valid is 0): the weights of the last step are kept")
+        say(
+            "no validation split (split.valid is 0): nothing stops the training early, and the "
+            "weights of its last step are kept; give it the epochs that were best with one "
+            f"({recipe}.train.epochs, now {engine.epochs:,})"
+        )
     parameters = sum(weight.numel() for weight in model.parameters())
     unit = training_summary.UNITS[recipe]
     size = f", {parameters:,} parameters" if parameters else ""

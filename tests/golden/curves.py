@@ -94,8 +94,9 @@ def _sessions(curve: str, folder: Path) -> list[float]:
     name, task = TASKS.get(curve, (curve, {}))
     schema = session_schema("category", "price")
     write_sessions(folder / "train", random_sessions(STEPS * 16, seed=1))
-    usual = {**sessions.ENGINE_DEFAULTS, "batch_size": 16, "warmup_steps": 5}
-    settings = EngineSettings(**usual, seed=1, threads=1)
+    rates = {"learning_rate": 2e-3, "table_learning_rate": 1e-2, "warmup_steps": 5}
+    usual = {**sessions.ENGINE_DEFAULTS, **rates, "epochs": 8, "batch_size": 16, "seed": 1}
+    settings = EngineSettings(**usual, threads=1)
     seed_all(1)
     known = sessions.settings_class(name).model_fields
     small = {key: value for key, value in SESSIONS.items() if key in known}

@@ -1,12 +1,14 @@
 """Settings: what is wrong is named, and the shipped files are right."""
 
+import json
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
 from core.errors import UserError
-from pipeline.params import SECTIONS, Params
+from pipeline.compare.plan import entries as plan_entries
+from pipeline.params import MODELS, SECTIONS, Params
 from pipeline.stages.use import use
 from tests.conftest import ROOT
 
@@ -46,6 +48,45 @@ def test_a_models_own_training_goes_over_the_recipes():
     params = Params.read([], [*given, "ranking.model=afm"])
     assert (params.engine("ranking").epochs, params.engine("ranking").batch_size) == (5, 64)
     assert params.section("ranking.train").epochs == 2
+
+
+def test_each_click_model_starts_from_its_own_training_and_null_leaves_it():
+    def engines(*overrides):
+        names = MODELS["ranking"]
+        given = [[*overrides, f"ranking.model={name}"] for name in names]
+        return {
+            name: Params.read([], g).engine("ranking") for name, g in zip(names, given, strict=True)
+        }
+
+    own = engines()
+    assert (own["dlrm"].optimizer, own["dlrm"].learning_rate) == ("adagrad", 0.01)
+    linear = own["logistic_regression"]
+    assert (linear.optimizer, linear.learning_rate, linear.epochs) == ("adam", 0.005, 100)
+    assert own["fm"].table_learning_rate < own["fm"].linear_learning_rate
+    assert (
+        engines(*(f"ranking.train.{n}=null" for n in ("optimizer", "learning_rate", "epochs")))
+        == own
+    )
+    assert engines("ranking.fm.train.optimizer=null")["fm"] == own["fm"]
+    said = engines("ranking.train.learning_rate=0.5", "ranking.train.patience=null")
+    assert {(e.learning_rate, e.patience) for e in said.values()} == {(0.5, None)}
+
+
+@pytest.mark.parametrize("recipe", ["ranking", "sessions"])
+def test_params_yaml_trains_as_the_code_does(recipe):
+    for name in MODELS[recipe]:
+        chosen = [f"{recipe}.model={name}"]
+        shipped = Params.read([ROOT / "params.yaml"], chosen)
+        assert shipped.engine(recipe) == Params.read([], chosen).engine(recipe)
+
+
+def test_entries_of_a_comparison_train_as_each_model_does():
+    entries = {"one": {"model": "logistic_regression"}, "other": {"model": "deepfm"}}
+    params = Params.read([ROOT / "params.yaml"], [f"ranking.compare.entries={json.dumps(entries)}"])
+    found = {e.name: e.of_seed(3).engine("ranking") for e in plan_entries("ranking", params)}
+    for name, model in (("one", "logistic_regression"), ("other", "deepfm")):
+        alone = Params.read([], [f"ranking.model={model}", "ranking.train.seed=3"])
+        assert found[name] == alone.engine("ranking")
 
 
 def test_a_fault_in_a_models_own_training_is_named():

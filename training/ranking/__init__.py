@@ -1,7 +1,7 @@
 """Click models, one a file: what each needs is its settings class and its ``build`` function."""
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from core.errors import UserError
 
@@ -30,6 +30,11 @@ MODELS: dict[str, str] = {
 
 Modules are imported when asked for: they import torch, which takes seconds.
 """
+
+ENGINE_DEFAULTS: dict[str, Any] = {"epochs": 10, "patience": 4, "seed": 42}
+"""What click models start from, over the defaults of :class:`EngineSettings`: enough epochs for
+early stopping to decide, which waits for one epoch without a better validation. Each model's own
+``engine_defaults`` go over it; docs/results.md says on what they were chosen."""
 
 SEVERAL_LABELS = ("shared_bottom", "mmoe", "ple")
 """Those that need two label columns at least."""

@@ -4,7 +4,7 @@ A factorization machine whose pairwise products are weighted by an attention net
 summed to a vector, and that vector to a logit.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -25,6 +25,15 @@ from training.ranking.settings import EmbeddingSettings
 
 class AFMSettings(EmbeddingSettings):
     """The attention net."""
+
+    # As those of a factorization machine.
+    engine_defaults: ClassVar = {
+        "epochs": 20,
+        "optimizer": "adam",
+        "learning_rate": 0.002,
+        "linear_learning_rate": 0.003,
+        "table_learning_rate": 0.0001,
+    }
 
     attention_size: int = Field(16, ge=1)
     """Hidden units of the attention net."""

@@ -4,6 +4,8 @@ A linear model plus the dot products of all pairs of the columns' vectors; a con
 vector is multiplied by its value.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import nn
 
@@ -16,6 +18,17 @@ from training.ranking.settings import EmbeddingSettings
 
 class FMSettings(EmbeddingSettings):
     """There is nothing else to set."""
+
+    # Vectors that move as fast as the linear weights learn rare codes by heart before these are
+    # learnt, and the model is then worse than a logistic regression.
+    engine_defaults: ClassVar = {
+        "epochs": 100,
+        "patience": 8,
+        "optimizer": "adam",
+        "learning_rate": 0.003,
+        "linear_learning_rate": 0.003,
+        "table_learning_rate": 0.00003,
+    }
 
 
 class FactorizationMachine(nn.Module):

@@ -3,6 +3,8 @@
 Richardson et al., "Predicting clicks: estimating the click-through rate for new ads", 2007.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import nn
 
@@ -15,6 +17,14 @@ from training.ranking.settings import ClickSettings
 
 class LogisticRegressionSettings(ClickSettings):
     """There is nothing else to set."""
+
+    # A convex loss and cheap steps: a small log has as many epochs as it takes.
+    engine_defaults: ClassVar = {
+        "epochs": 100,
+        "patience": 8,
+        "optimizer": "adam",
+        "learning_rate": 0.005,
+    }
 
 
 class LogisticRegression(nn.Module):

@@ -52,18 +52,19 @@ MODELS: dict[str, tuple[str, str, type[Settings]]] = {
 """Name → module, model class, settings class."""
 
 ENGINE_DEFAULTS: dict[str, Any] = {
-    "epochs": 8,
+    "epochs": 4,
     "batch_size": 64,
     "valid_batch_size": 1024,
     "optimizer": "adamw",
-    "learning_rate": 2e-3,
+    "learning_rate": 3e-3,
     "weight_decay": 0.01,
-    "table_learning_rate": 1e-2,
-    "warmup_steps": 150,
+    "table_learning_rate": 2e-2,
+    "warmup_steps": 50,
     "decay": "linear",
     "gradient_clip": 5.0,
     "validate_every": 1.0,
     "patience": 2,
+    "seed": 42,
 }
 """What session models start from, over the defaults of :class:`EngineSettings`: many small steps,
 since every step of each session is a target, and embeddings that move faster than the rest."""
