@@ -41,8 +41,8 @@ class SessionRows:
     def unfold(self, sessions: Rows, file: InputFile) -> Rows:
         """The events of sessions, in order.
 
-        The line of an event is that of its session. A session whose lists differ in length is a
-        bad line.
+        The line of an event is that of its session. A session without a list of items, or whose
+        lists differ in length, is a bad line; one whose lists are empty has no events.
         """
         whole, bad = self._whole(sessions, file.path)
         picked = np.flatnonzero(whole)
@@ -79,7 +79,16 @@ class SessionRows:
                 "layout: events"
             )
         lengths = _lengths(items)
-        whole, bad = np.ones(len(lengths), bool), []
+        whole = np.asarray(items.is_valid())
+        bad = [
+            BadLine(
+                int(sessions.lines[row]),
+                "items missing",
+                f"{self.item}: missing",
+                sessions.text(row),
+            )
+            for row in np.flatnonzero(~whole).tolist()
+        ]
         for name, values in sessions.arrays.items():
             if not is_list(values):
                 continue
@@ -88,7 +97,7 @@ class SessionRows:
                 reason = f"{name}: {_lengths(values)[row]} values, {self.item}: {lengths[row]}"
                 line = int(sessions.lines[row])
                 bad.append(BadLine(line, "lists of unequal length", reason, sessions.text(row)))
-            whole &= ~differs
+            whole = whole & ~differs
         return whole, bad
 
 

@@ -165,7 +165,10 @@ def packed(bench: "Bench", step: int) -> None:
                     continue  # too short to be told
                 lines = None
                 if how == "cut off" and kind in UNPACK:
-                    lines = reader.records(UNPACK[kind]().decompress(altered))
+                    reached = UNPACK[kind]().decompress(altered)
+                    # Whether a record is whole that ends within a line, only what follows tells.
+                    whole = not reader.columns or reached.endswith(b"\n")
+                    lines = reader.records(reached) if whole else None
                 label = f"{kind}: {how}"
                 log = {"log.bin": altered}
                 bench.try_input(label, reader.recipe, log, reader.settings, lines=lines or -1)

@@ -232,6 +232,7 @@ def test_sessions_as_lists_of_values(run, write):
     assert result.reasons == [
         (1, "i: missing"),
         (2, "t: 2 values, i: 1"),
+        (3, "i: missing"),
         (4, "i: not a list (setting layout)"),
     ]
 
