@@ -10,6 +10,8 @@ import pytest
 from core.cluster import ClusterSettings
 from core.errors import UserError
 from core.settings import validate
+from pipeline.__main__ import main
+from pipeline.grow import grow
 from pipeline.ingest.clickstream import ClickstreamSourceSettings
 from pipeline.preprocess_sessions import SessionsPreprocessSettings, preprocess_sessions
 from pipeline.sessionize import SessionizeSettings
@@ -163,3 +165,83 @@ def test_an_order_that_is_no_integer_is_a_bad_line(tmp_path):
     assert bad["reason"].to_list() == [
         "hit: not a 64-bit integer (setting columns.event_order): 'last'"
     ]
+
+
+def answered(folder, rows, settings, k=5):
+    """The lists of sequential rules, fitted on some rows and asked for the same rows."""
+    write_files(folder / "log", rows, 3)
+    given = [
+        "sessions.source.columns={category: null, brand: null, price: null, user_id: user_id, "
+        "event_order: hit}",
+        "sessions.source.types={item_id: integer}",
+        "sessions.model=sequential_rules",
+        "sessions.preprocess.split.test=0.1",
+        "sessions.preprocess.split.valid=0",
+        *settings,
+    ]
+    words = [word for setting in given for word in ("--set", setting)]
+    raw, features, model, bundle = (str(folder / name) for name in ("raw", "out", "model", "b"))
+    output = folder / "next.csv"
+    for command in (
+        ["ingest", "sessions", "--input", str(folder / "log"), "--output", raw],
+        ["preprocess", "sessions", "--input", raw, "--output", features],
+        ["train", "sessions", "--input", features, "--output", model],
+        ["export", "sessions", "--features", features, "--model", model, "--output", bundle],
+    ):
+        assert main([*command, *words]) == 0
+    asked = ["recommend", "--bundle", bundle, "--input", str(folder / "log")]
+    assert main([*asked, "--output", str(output), "-k", str(k)]) == 0
+    return pl.read_csv(output, infer_schema=False)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_answers_know_sessions_by_user_and_events_by_their_order(tmp_path, seed):
+    """After item n always comes n + 1, if events are in the order of their hits."""
+    rng = np.random.default_rng(seed)
+    rows, last = [], {}
+    for number in range(150):
+        user, session = USERS[number % len(USERS)], number // len(USERS)
+        first = int(rng.integers(12))
+        at = START + 3600 * number
+        steps = [
+            dict(user_id=user, session_id=session, item_id=(first + n) % 12, timestamp=at, hit=n)
+            for n in range(int(rng.integers(2, 6)))
+        ]
+        last[user, str(session)] = steps[-1]["item_id"]
+        rows += [steps[place] for place in rng.permutation(len(steps))]
+    settings = ["sessions.source.session_per_user=true"]
+    found = answered(tmp_path, rows, settings).filter(pl.col("rank") == "1")
+    assert found.columns[:4] == ["user_id", "session_id", "rank", "item_id"]
+    firsts = {(user, session): int(item) for user, session, _, item, *_ in found.iter_rows()}
+    assert firsts == {whose: (item + 1) % 12 for whose, item in last.items()}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_held_out_sessions_go_on_in_the_order_of_the_log(tmp_path, seed):
+    """A session whose events come in two raw logs, all of one second, is in the order of hits."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for session in range(30):
+        for hit in rng.permutation(6):
+            rows.append(dict(session_id=session, item_id=int(rng.integers(9)), hit=int(hit)))
+            rows[-1]["timestamp"] = START + 60 * session
+    late = [row["session_id"] >= 26 and rng.random() < 0.5 for row in rows]
+    tree = {"columns": {"event_order": "hit"}}
+    settings = validate(ClickstreamSourceSettings, tree, "test")
+    preprocessing = SessionsPreprocessSettings(
+        split=SplitSettings(test=0.1, valid=0.1), sessions=SessionizeSettings(drop_repeats=False)
+    )
+    for name, kept in (("old", False), ("new", True)):
+        mine = [row for row, of_new in zip(rows, late, strict=True) if of_new == kept]
+        log = write_files(tmp_path / name, mine, 2)
+        ingest("sessions", settings, log, tmp_path / f"{name}.raw", quiet=True)
+    preprocess_sessions(tmp_path / "old.raw", tmp_path / "out", preprocessing, ONE)
+    grow("sessions", tmp_path / "new.raw", tmp_path / "out", preprocessing, ONE)
+    found = {}
+    for path in (tmp_path / "out").glob("*/part-*.parquet"):
+        for row in pl.read_parquet(path).iter_rows(named=True):
+            found[row["session_id"]] = row["item_id"]
+    expected = expected_sequences(
+        rows, lambda row: row["session_id"], lambda row: (row["timestamp"], row["hit"])
+    )
+    assert_same(found, expected)
