@@ -15,7 +15,7 @@ from core import cluster as dask_cluster
 from core import kinds
 from core.artifacts import read_json, remove_partials, write_json
 from core.cluster import ClusterSettings
-from core.console import say
+from core.console import counted, say
 from core.errors import UserError
 from core.frames import Device
 from core.merlin import Workflow
@@ -279,7 +279,7 @@ def _merged(client: Any, job: Job, features: Path, staging: Path, device: Device
     sample, trains = _sample(job)
     if not (staging / STATE / STATE_FILE).is_file():
         sources = preprocess.training_sources(job) if trains else []
-        say(f"grow: fitting on {len(sources)} new part(s)")
+        say(f"grow: fitting on {counted(len(sources), 'new part')}")
         merged = load_state(job.workflow(), features / STATE, schema)
         if trains:
             later = job.workflow()

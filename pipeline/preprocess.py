@@ -30,7 +30,7 @@ from core.artifacts import (
     write_text,
 )
 from core.cluster import ClusterSettings
-from core.console import say
+from core.console import counted, say
 from core.errors import UserError
 from core.merlin import ColumnSchema, Schema, Workflow, schema_to_json
 from core.outputs import Claim, claimed
@@ -161,7 +161,7 @@ def _made(
         device = dask_cluster.device_of(client, cluster)
         job = prepare(client, raw, manifest, settings, scratch / EVENTS, None)
         workflow = job.workflow()
-        say(f"fitting the workflow on {len(training_sources(job))} part(s)")
+        say(f"fitting the workflow on {counted(len(training_sources(job)), 'part')}")
         sources, spill = training_sources(job), scratch / EVENTS / COUNTS
         fitting.fit(client, workflow, sources, job.read, "train", job.schema, spill, device)
         save_state(workflow, scratch / STATE)

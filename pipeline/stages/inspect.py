@@ -7,7 +7,7 @@ from typing import Any
 
 from core import kinds
 from core.artifacts import write_json
-from core.console import say, table
+from core.console import counted, say, table
 from core.metrics_output import claimed_metrics
 from core.sums import reading
 from pipeline.feature_folder import features_identity, open_features
@@ -43,7 +43,7 @@ def inspect(
 
         claim.publish(report, write_plots)
     _show(report)
-    say(f"inspect: {report['rows']:,} rows → {output}, {Path(plots) / 'index.html'}")
+    say(f"inspect: {counted(report['rows'], 'row')} → {output}, {Path(plots) / 'index.html'}")
     return report
 
 
