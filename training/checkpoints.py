@@ -265,6 +265,8 @@ def model_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def restore_model(model: nn.Module, tensors: Tensors) -> None:
     """The inverse of :func:`model_tensors`; other tensors are passed over."""
+    if isinstance(tensors, TensorFile):
+        tensors.rename(_plain_names(model, tensors, "model."))
     _fill_model(model, tensors, "model.")
 
 
@@ -320,11 +322,11 @@ def load_weights(path: Path, model: nn.Module, verified: bool = False) -> None:
         raise UserError(f"{path}: not the weights of this model and schema: {fault}")
 
 
-def _plain_names(model: nn.Module, file: TensorFile) -> dict[str, str]:
+def _plain_names(model: nn.Module, file: TensorFile, prefix: str = "") -> dict[str, str]:
     """Names of tensors in ``file`` that an older version made of columns' names as they are, with
     those that the model has now (:func:`core.names.key_of`)."""
     found = {}
-    for name in model.state_dict():
+    for name in (f"{prefix}{name}" for name in model.state_dict()):
         plain = ".".join(name_of(part) for part in name.split("."))
         if plain != name and name not in file and plain in file:
             found[plain] = name

@@ -12,9 +12,9 @@ import yaml
 
 from core.merlin import ColumnSchema, Schema, Tags, ops
 from core.names import name_of
-from core.tensors import read_tensors, write_tensors
+from core.tensors import TensorFile, read_tensors, write_tensors
 from pipeline.__main__ import main
-from training.checkpoints import load_weights, save_weights
+from training.checkpoints import load_weights, restore_model, save_weights
 from training.ranking.objectives import Towers
 from training.ranking.shared_bottom import SharedBottomSettings
 from workflows.ops import CountEncoding
@@ -171,6 +171,12 @@ def test_weights_of_an_older_version_are_read(tmp_path):
     load_weights(tmp_path / "old", towers[1])
     for name, found in towers[1].state_dict().items():
         assert found.equal(tensors[name])
+
+    old = {f"model.{name}": found + 1 for name, found in old.items()}
+    write_tensors(tmp_path / "checkpoint", old, about)
+    restore_model(towers[1], TensorFile(tmp_path / "checkpoint"))
+    for name, found in towers[1].state_dict().items():
+        assert found.equal(tensors[name] + 1)
 
 
 def test_state_of_an_older_version_is_read(tmp_path):
