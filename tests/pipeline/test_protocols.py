@@ -70,6 +70,8 @@ def test_leave_one_out_as_computed_by_hand(folder, monkeypatch):
     assert unseen and len(steps) == len(tested) - unseen
     expected = reference.metrics(steps, (10, 20)) | reference.of_lists(steps, (10, 20), counts)
     expected |= {"predictions": len(steps), "sessions": len(steps)}
+    # Of one next item hit is recall and map is mrr.
+    expected = {k: v for k, v in expected.items() if not k.startswith(("hit@", "map@"))}
     assert {name: found[name] for name in expected} == pytest.approx(expected)
 
     validated = [session[:-1] for session in tested]
