@@ -324,11 +324,11 @@ def origin(manifest: dict[str, Any]) -> dict[str, Any]:
 def read_as(manifest: dict[str, Any]) -> dict[str, Any] | None:
     """The settings of the log, with what ingest had to tell from its values: later logs are read
     the same way, whatever theirs look like."""
-    told = dict(manifest.get("resolved") or {})
-    # Of a text file it is told from the header row, file by file; nothing is lost that way.
-    told.pop("separator", None)
+    resolved = dict(manifest.get("resolved") or {})
+    # Of a text file it is taken from the header row, file by file; nothing is lost that way.
+    resolved.pop("separator", None)
     source = manifest.get("source")
-    return source and {**source, **told}
+    return source and {**source, **resolved}
 
 
 def schema_of(frame: pd.DataFrame) -> Schema:

@@ -64,11 +64,11 @@ def score(
     with claimed_table(output, bundle, input, _is_scored) as (file, scratch):
         raw = scratch / "raw"
         manifest = ingest("ranking", source, input, raw, quiet=True, trace=trace)
-        found = np.concatenate(list(probabilities(loaded, raw, manifest)))
+        chances = np.concatenate(list(probabilities(loaded, raw, manifest)))
         scored = _places(raw, manifest, trace)
-        check_finite(found, lambda row: f"line {scored[row, trace.line]:,}", bundle)
+        check_finite(chances, lambda row: f"line {scored[row, trace.line]:,}", bundle)
         name = free_name("probability", scored.columns)
-        scored = scored.with_columns(pl.Series(name, found))
+        scored = scored.with_columns(pl.Series(name, chances))
         write_table(scored, file)
         name_bad_lines(raw, manifest, "score")
     say(f"score: {', '.join([f'{len(scored):,} rows', *set_aside(manifest)])} → {output}")

@@ -98,8 +98,8 @@ def scored(
     for chunk in torch.argsort(windows.lengths, stable=True).split(at_once):
         if not len(chunk):  # split() gives one empty chunk where there is no prefix at all
             continue
-        found = model.scores(pad(prefixes.sessions, windows[chunk]))[:, FIRST_ITEM:].float()
-        yield Scored(chunk, found, _excluded(prefixes, chunk, model.item, settings))
+        scores = model.scores(pad(prefixes.sessions, windows[chunk]))[:, FIRST_ITEM:].float()
+        yield Scored(chunk, scores, _excluded(prefixes, chunk, model.item, settings))
 
 
 def _excluded(
@@ -125,8 +125,8 @@ def recommended(
     items = torch.full((count, k), -1, device=device)
     scores = torch.full((count, k), torch.nan, device=device)
     finite = torch.ones(count, dtype=torch.bool, device=device)
-    for chunk, found, excluded in scored(model, prefixes, settings):
-        best = top_items(found, k, excluded)
-        items[chunk], scores[chunk] = best, found.gather(1, best.clamp(min=0))
-        finite[chunk] = found.isfinite().all(1)
+    for chunk, values, excluded in scored(model, prefixes, settings):
+        best = top_items(values, k, excluded)
+        items[chunk], scores[chunk] = best, values.gather(1, best.clamp(min=0))
+        finite[chunk] = values.isfinite().all(1)
     return Lists(items, scores, finite)
