@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from core.console import progress, say
+from core.console import counted, progress, say
 from core.errors import UserError
 from core.parquet import read_frame
 from pipeline import preprocess_ranking
@@ -71,7 +71,7 @@ def score(
         scored = scored.with_columns(pl.Series(name, chances))
         write_table(scored, file)
         name_bad_lines(raw, manifest, "score")
-    say(f"score: {', '.join([f'{len(scored):,} rows', *set_aside(manifest)])} → {output}")
+    say(f"score: {', '.join([counted(len(scored), 'row'), *set_aside(manifest)])} → {output}")
     return scored
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 
-from core.console import progress, say
+from core.console import counted, progress, say
 from core.errors import UserError
 from core.merlin import ColumnSchema
 from core.parquet import read_frame
@@ -107,9 +107,9 @@ def _report(
     whose = owners[-1].removesuffix("_id")
     firsts = lists.unique(owners)
     popular = int((firsts["source"] == POPULAR).sum())
-    parts = [f"{len(firsts):,} {whose}s", f"at most {k} items each"]
+    parts = [counted(len(firsts), whose), f"at most {counted(k, 'item')} each"]
     if popular:
-        parts.append(f"{popular:,} without a known item, which get the most frequent ones")
+        parts.append(f"{popular:,} without a known item: the most frequent ones are listed")
     say(f"recommend: {', '.join([*parts, *set_aside(manifest)])} → {output}")
 
 

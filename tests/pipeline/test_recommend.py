@@ -95,8 +95,8 @@ def test_a_catalogue_with_fewer_items_than_are_asked_for(small, bundle, tmp_path
     expected = {"short": "acd", "two": "acd", "back": "bcd", "again": "bcd", "new": "abcd"}
     assert found == {name: [*items][:k] for name, items in expected.items()}
     told = (
-        f"5 sessions, at most {min(k, 4)} items each, 1 without a known item, which get the most "
-        f"frequent ones → {output}"
+        f"5 sessions, at most {min(k, 4)} item{'s' * (k > 1)} each, 1 without a known item: "
+        f"the most frequent ones are listed → {output}"
     )
     assert told in " ".join(capsys.readouterr().out.split())
     sources = dict(pl.read_csv(output).select("session_id", "source").unique().iter_rows())
