@@ -8,9 +8,9 @@ from pydantic import Field, model_validator
 from core.settings import Settings
 from pipeline.ingest.columns import Column, Kind
 from pipeline.ingest.criteo import CriteoSourceSettings, check_separator
-from pipeline.ingest.events import TableSourceSettings
 from pipeline.ingest.labels import LabelValues, advice, label_reader, wrong_labels
 from pipeline.ingest.source import SourceSettings
+from pipeline.ingest.table_source import TableSourceSettings
 
 RESERVED = "training"
 """What preprocessing calls a column of its own (``workflows.ranking.TRAINING``, which would import

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,10 +27,8 @@ from pipeline.ingest.json_paths import has_field, nested
 from pipeline.ingest.lists import SessionRows
 from pipeline.ingest.parquet_texts import FAULTS, rows_of
 from pipeline.ingest.rows import Rows
+from pipeline.ingest.table_source import TableSourceSettings
 from pipeline.ingest.text_source import TextSource
-
-if TYPE_CHECKING:
-    from pipeline.ingest.events import TableSourceSettings
 
 Format = Literal["csv", "jsonl", "parquet"]
 PARQUET_ROWS = 1 << 17
@@ -56,7 +54,7 @@ class TableFiles:
 
     def __init__(
         self,
-        settings: "TableSourceSettings",
+        settings: TableSourceSettings,
         columns: Sequence[Column],
         files: Sequence[InputFile],
         sessions: SessionRows | None = None,
@@ -257,7 +255,7 @@ def _head(path: Path) -> bytes:
         return file.read(HEAD_BYTES)
 
 
-def file_format(path: Path, settings: "TableSourceSettings") -> Format:
+def file_format(path: Path, settings: TableSourceSettings) -> Format:
     """The kind of a file: as set, else by its extension, else by its first bytes.
 
     Raises:
