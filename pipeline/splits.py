@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, model_validator
 
+from core.console import counted
 from core.errors import UserError
 from core.settings import Settings
 
@@ -154,8 +155,8 @@ def window_days(settings: SplitSettings, days: int) -> tuple[int, int]:
     day = settings.test_day if settings.test_day >= 0 else days + settings.test_day
     if not 1 <= day < days:
         raise UserError(
-            f"split.test_day {settings.test_day}: the log has {days} day(s); choose one from 1 to "
-            f"{days - 1} (or from {1 - days} to -1), so that a day before it trains"
+            f"split.test_day {settings.test_day}: the log has {counted(days, 'day')}; choose one "
+            f"from 1 to {days - 1} (or from {1 - days} to -1), so that a day before it trains"
         )
     return max(0, day - (settings.train_days or day)), day
 

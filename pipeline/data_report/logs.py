@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from core.artifacts import read_json
+from core.console import counted
 from core.errors import UserError
 from pipeline import held_out, splits
 from pipeline.data_report.shards import TIME, RawLog, Shard, dated_log, ranking_log
@@ -41,8 +42,8 @@ def raw_logs(folders: list[Path], features: Path) -> list[Ingested]:
         told = ", ".join(map(str, folders))
         how = "name the raw folder of each, oldest first" if len(expected) > 1 else "name that one"
         raise UserError(
-            f"{features}: made from {len(expected)} raw log(s), of which {told} is not the whole, "
-            f"or not in that order; {how}, or run preprocess again"
+            f"{features}: made from {counted(len(expected), 'raw log')}, of which {told} is not "
+            f"the whole, or not in that order; {how}, or run preprocess again"
         )
     known, found = held_out.NOTHING, []
     for folder, manifest in zip(folders, manifests, strict=True):

@@ -255,12 +255,12 @@ def _title(points: list[Point]) -> str:
     """Says over which days the means are: not those on which nothing could be asked for."""
     tested = dict.fromkeys(point.day for point in points)
     asked = {p.day for p in points if any(value is not None for value in p.metrics.values())}
-    silent = [str(day) for day in tested if day not in asked]
-    days = ", ".join(str(day) for day in tested if day in asked) or "none"
-    title = f"Mean over day(s) {days} and {len({point.seed for point in points})} seed(s)"
+    seeds = counted(len({point.seed for point in points}), "seed")
+    title = f"Mean over {days.named_days(day for day in tested if day in asked)} and {seeds}"
+    silent = [day for day in tested if day not in asked]
     if silent:
         title += (
-            f"; nothing could be asked for on day(s) {', '.join(silent)} (items unseen in training "
+            f"; nothing could be asked for on {days.named_days(silent)} (items unseen in training "
             "are left out)"
         )
     return title

@@ -1,6 +1,7 @@
 """The days of a raw clickstream, and the features of one window."""
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import polars as pl
@@ -63,17 +64,24 @@ def test_days(counts: dict[int, int], first: int, train_days: int | None) -> lis
             found.append(day)
         else:
             say(
-                f"windows: day {day} passed over: no sessions on the {train_days} day(s) before it "
-                "(sessions.preprocess.split.train_days)"
+                f"windows: day {day} passed over: no sessions on the "
+                f"{counted(train_days or 0, 'day')} before it (split.train_days)"
             )
     if not found:
         within = f" (split.train_days {train_days})" if train_days else ""
         raise UserError(
-            f"sessions.windows.first_test_day {first}: the log has sessions on day(s) "
-            f"{', '.join(map(str, sorted(counts)))} only, and a window needs a day with sessions "
+            f"sessions.windows.first_test_day {first}: the log has sessions on "
+            f"{named_days(counts)} only, and a window needs a day with sessions "
             f"that tests and one before it{within} that trains"
         )
     return found
+
+
+def named_days(days: Iterable[int]) -> str:
+    """``day 3``, ``days 1, 3``, in order; ``no day``."""
+    found = sorted(days)
+    numbers = ", ".join(map(str, found))
+    return f"day{'s' * (len(found) > 1)} {numbers}" if found else "no day"
 
 
 def window_params(params: Params, day: int) -> Params:

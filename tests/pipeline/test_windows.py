@@ -259,7 +259,7 @@ def test_a_log_of_one_day_is_refused_before_anything_is_made(tmp_path, capsys):
     command = ["windows", "sessions", "--input", str(raw), "--output", str(tmp_path / "out")]
     assert main([*command, "--set", "sessions.windows.first_test_day=1"]) == 1
     message = " ".join(capsys.readouterr().err.split())
-    assert "first_test_day 1: the log has sessions on day(s) 0 only" in message
+    assert "first_test_day 1: the log has sessions on day 0 only" in message
     assert not (tmp_path / "out").exists()
 
 
@@ -322,7 +322,7 @@ def test_a_day_after_a_missing_one_is_passed_over_where_one_day_trains(tmp_path,
     split = {"split": {"train_days": 1}}
     report, said, _ = passing_over(tmp_path, make_events(), capsys, preprocess=split)
     assert report["days"] == {"1": 60}
-    assert "day 3 passed over: no sessions on the 1 day(s) before it" in said
+    assert "day 3 passed over: no sessions on the 1 day before it" in said
 
 
 def test_a_log_without_any_day_to_test_is_refused(tmp_path, capsys):
@@ -338,9 +338,7 @@ def test_the_table_names_the_days_that_count(tmp_path, capsys):
     found = report["entries"]["popular"]["scratch"]
     assert found["by_day"]["3"]["recall@20"] is None
     assert found["mean"]["recall@20"] == found["by_day"]["1"]["recall@20"]
-    assert table.startswith(
-        "Mean over day(s) 1 and 1 seed(s); nothing could be asked for on day(s) 3"
-    )
+    assert table.startswith("Mean over day 1 and 1 seed; nothing could be asked for on day 3")
 
 
 def test_a_table_is_of_the_column_that_it_is_named_by():
