@@ -48,6 +48,14 @@ _ISO = r"^(?P<year>\d{{4}}){0}(?P<month>\d\d){0}(?P<day>\d\d)(?:{1}{2}\s*{3}?)?$
 ISO = "(?i)" + _ISO.format("-", r"(?:T|\s+)", _CLOCK.format(":"), ZONE)
 ISO_BASIC = "(?i)" + _ISO.format("", r"(?:T|\s+)?", _CLOCK.format(""), ZONE)
 DAY = 86_400_000
+# What may be where in extended ISO 8601 of these lengths.
+MARKS = {4: b"-", 7: b"-", 10: b"T t", 13: b":", 16: b":"}
+ALIKE = {19: {}, 20: {19: b"Zz"}, 23: {19: b".,"}, 24: {19: b".,", 23: b"Zz"}}
+PLACES = {
+    **{"year": (0, 4), "month": (5, 7), "day": (8, 10)},
+    **{"hour": (11, 13), "minute": (14, 16), "second": (17, 19), "fraction": (20, 23)},
+}
+Parsed = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -110,7 +118,7 @@ def _check_whole(form: str, names: set[str]) -> None:
         raise ValueError(f"{form!r}: %I (hours to 12) and %p (AM, PM) belong together")
 
 
-def parse_form(text: pa.Array, form: Form) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def parse_form(text: pa.Array, form: Form) -> Parsed:
     """Times by the clock of their zone → milliseconds, floored.
 
     Returns:
@@ -120,8 +128,11 @@ def parse_form(text: pa.Array, form: Form) -> tuple[np.ndarray, np.ndarray, np.n
     return _milliseconds(pc.extract_regex(text, form.pattern))
 
 
-def parse_iso(text: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def parse_iso(text: pa.Array) -> Parsed:
     """Times in ISO 8601, extended or basic; see :func:`parse_form`. A date is its midnight."""
+    alike = _parse_alike(text)
+    if alike is not None:
+        return alike
     found = pc.extract_regex(text, ISO)
     if found.null_count == len(text):
         return _milliseconds(pc.extract_regex(text, ISO_BASIC))
@@ -133,7 +144,38 @@ def parse_iso(text: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return values, good, zoned
 
 
-def _milliseconds(found: pa.StructArray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _parse_alike(text: pa.Array) -> Parsed | None:
+    """Times that are all as 2019-10-01T13:05:09, with milliseconds or a Z or not, at once."""
+    lengths = pc.min_max(pc.binary_length(text))
+    length = lengths["min"].as_py()
+    if text.null_count or length not in ALIKE or length != lengths["max"].as_py():
+        return None
+    _, offsets, data = text.buffers()
+    first = int(np.frombuffer(offsets, np.int32)[text.offset])
+    size = length * len(text)
+    cells = np.frombuffer(data, np.uint8)[first : first + size].reshape(len(text), length)
+    at = MARKS | ALIKE[length]
+    if not all(_is_one_of(cells[:, place], marks) for place, marks in at.items()):
+        return None
+    part = {}
+    for name, (start, end) in PLACES.items():
+        if end <= length:
+            digits = cells[:, start:end] - ord("0")  # wraps around below 0
+            if (digits > 9).any():
+                return None
+            value = digits[:, 0].astype(np.int64)
+            for place in range(1, end - start):
+                value = 10 * value + digits[:, place]
+            part[name] = value
+    values, good = _total(part, np.ones(len(text), bool))
+    return values, good, np.full(len(text), length in (20, 24))
+
+
+def _is_one_of(cells: np.ndarray, marks: bytes) -> bool:
+    return bool(np.logical_or.reduce([cells == mark for mark in marks]).all())
+
+
+def _milliseconds(found: pa.StructArray) -> Parsed:
     names = {field.name for field in found.type}
     good = np.asarray(found.is_valid())
     part = {name: _part(found, name) for name in names - {"zone", "half", "month_name"}}
@@ -145,17 +187,20 @@ def _milliseconds(found: pa.StructArray) -> tuple[np.ndarray, np.ndarray, np.nda
         hour = part["half_hour"]
         good &= (hour >= 1) & (hour <= 12)
         part["hour"] = hour % 12 + 12 * after
-    zero = np.zeros(len(good), np.int64)
-    hour, minute, second = (part.get(name, zero) for name in ("hour", "minute", "second"))
-    good &= (hour < 24) & (minute < 60) & (second < 60)
-    day, real = _days(part)
-    good &= real
-    values = day * DAY + hour * 3_600_000 + minute * 60_000 + second * 1000
-    values += part.get("fraction", zero)
+    values, good = _total(part, good)
     if "zone" not in names:
         return values, good, np.zeros(len(good), bool)
     offset, zoned, real = _offsets(pc.struct_field(found, "zone"))
     return values - offset, good & real, zoned
+
+
+def _total(part: dict[str, np.ndarray], good: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    zero = np.zeros(len(good), np.int64)
+    hour, minute, second = (part.get(name, zero) for name in ("hour", "minute", "second"))
+    day, real = _days(part)
+    values = day * DAY + hour * 3_600_000 + minute * 60_000 + second * 1000
+    values += part.get("fraction", zero)
+    return values, good & real & (hour < 24) & (minute < 60) & (second < 60)
 
 
 def _filled(array: pa.Array) -> np.ndarray:

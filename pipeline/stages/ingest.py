@@ -249,7 +249,7 @@ def warn(record: dict[str, Any]) -> None:
             for one in apart["first"]
         )
         say(
-            f"warning: {apart['rows']:,} times are more than a year from all others, which are of "
+            f"warning: times more than a year from all others ({apart['rows']:,}), which are of "
             f"{' to '.join(apart['bulk'])}: {first}; settings first_time and last_time set such "
             "lines aside"
         )

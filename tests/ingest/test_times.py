@@ -170,6 +170,7 @@ def test_times_that_do_not_exist_are_bad(text):
 
 ISO = [
     ("%Y-%m-%dT%H:%M:%S", ""),
+    ("%Y-%m-%d %H:%M:%S", "Z"),
     ("%Y-%m-%d %H:%M:%S.%f", ""),
     ("%Y-%m-%dt%H:%M:%S,%f", "z"),
     ("%Y-%m-%d", ""),
@@ -309,7 +310,7 @@ def test_a_time_of_zero_is_set_aside_and_far_ones_are_named(run, write, capsys):
         (502, "2001-09"),
         (702, "2096-10"),
     ]
-    assert "2 times are more than a year from all others" in said and f"{path}:502" in said
+    assert "times more than a year from all others (2)" in said and f"{path}:502" in said
     found, result = read(run, path, first_time="2020-06-01", last_time="2022-01-01")
     assert len(found) == 997 and "times_apart" not in result.manifest
     found, _ = read(run, path, first_time="1970-01-01")
@@ -345,6 +346,34 @@ def test_settings_of_times_that_make_no_sense(tree, words):
     with pytest.raises(UserError) as failed:
         validate(ClickstreamSourceSettings, tree, "test")
     assert words in str(failed.value)
+
+
+@pytest.mark.parametrize("end", ["", "Z", ".123", ",123Z"])
+@pytest.mark.parametrize("sliced", [0, 3])
+def test_iso_times_that_look_alike(end, sliced):
+    """One odd text among times of one length changes none of the others."""
+    good = [
+        f"20{n:02}-0{1 + n % 9}-1{n % 10} 0{n % 10}:1{n % 10}:2{n % 10}{end}" for n in range(40)
+    ]
+    expected = [
+        milliseconds_of(datetime.fromisoformat(g.rstrip("Z").replace(",", ".")).replace(tzinfo=UTC))
+        for g in good
+    ]
+    for odd in (
+        "2021-02-30 10:00:00",
+        "2021-02-3x 10:00:00",
+        "2021-13-01T10:00:00",
+        "2021-02-20 24:00:00",
+        "2021/02/20 10:00:00",
+        "20210220T10:00:00..",
+        "20é1-02-20 10:00:0",
+    ):
+        texts = [*good[:20], odd + end, *good[20:]]
+        values, bad, _ = to_milliseconds(pa.array(texts)[sliced:], "iso", None)
+        assert np.flatnonzero(bad).tolist() == [20 - sliced]
+        assert values.drop_null().to_pylist() == expected[sliced:]
+    values, bad, _ = to_milliseconds(pa.array(good)[sliced:], "iso", None)
+    assert values.to_pylist() == expected[sliced:] and not bad.any()
 
 
 def test_millions_of_times_take_seconds():
