@@ -8,6 +8,7 @@ continues from the parts that it finished.
 import dataclasses
 import importlib
 import shutil
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -213,12 +214,17 @@ def changed_settings(made: dict[str, Any], given: Settings) -> list[str]:
 def _differences(made: Any, given: Any, name: str = "") -> list[tuple[str, str]]:
     """Names of the settings that differ, and what is told of each."""
     if not (isinstance(made, dict) and isinstance(given, dict)):
-        return [] if made == given else [(name, f"{name} ({made!r}, now {given!r})")]
+        words = f"{name} ({_short(made)}, now {_short(given)})"
+        return [] if made == given else [(name, words)]
     found = []
     for key in dict.fromkeys((*made, *given)):
         where = f"{name}.{key}" if name else key
         found += _differences(made.get(key), given.get(key), where)
     return found
+
+
+def _short(value: Any) -> str:
+    return textwrap.shorten(repr(value), 60, placeholder=" …")
 
 
 def _fresh(raw: Path, manifest: dict[str, Any], settled: Settled) -> dict[str, Any]:

@@ -24,14 +24,15 @@ def anew_because(raw: str | Path, features: str | Path, settings: Settings) -> s
     record = features / HELD_OUT / held_out.RECORD
     if not all((features / name).is_file() for name in (PLAN, MANIFEST)) or not record.is_file():
         return "there are no finished features that could grow"
-    why = _what_changed(read_json(features / PLAN), settings)
+    plan = read_json(features / PLAN)
+    why = _what_changed(plan, settings)
     manifest, known = open_raw(raw).record, read_json(record)
     why = why or _altered(manifest, known)
-    if why and (left_out := _left_out(manifest, known)):
+    if why and plan.get("grown") and (left_out := _left_out(manifest, known)):
         raise UserError(
             f"{features}: {why}, so these features would have to be made anew, but {raw} has only "
             f"some of the rows that they were made of ({left_out}). Ingest all of them into {raw}, "
-            "or put back what was changed"
+            f"put back what was changed, or delete {features}"
         )
     return why
 

@@ -122,6 +122,8 @@ class CheckpointFolder:
                 )
             changed = differences(made_of, fingerprint)
             if changed:
+                if made_of.get("identity") != fingerprint.get("identity"):
+                    changed = "the features"
                 console.say(f"a new training, as these have changed since the last: {changed}")
                 return None
             return checkpoint

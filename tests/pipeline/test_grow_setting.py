@@ -92,6 +92,17 @@ def test_features_are_made_anew_where_settings_or_old_files_changed(project, tmp
     assert "day1.csv has other rows than before" in capsys.readouterr().out
 
 
+def test_another_log_in_the_place_of_the_first_is_no_growth(project, tmp_path, capsys):
+    for path in (tmp_path / "logs").iterdir():
+        path.unlink()
+    for day in (7, 8):
+        write_day(tmp_path / "logs", day)
+    key = "freq_threshold" if project == "ranking" else "item_freq_threshold"
+    assert refit(project, "--set", f"{project}.preprocess.workflow.{key}=2") == 0
+    assert "making the features of all rows" in capsys.readouterr().out
+    assert "fits" not in described(project)
+
+
 def test_no_day_is_left_out_in_silence(project, tmp_path, capsys):
     write_day(tmp_path, 4)
     assert main(["ingest", project, "--input", "day4.csv", "--output", "raw4"]) == 0
