@@ -17,11 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from core import cluster as dask_cluster
-from core.artifacts import write_parquet
+from core.artifacts import encodings, write_parquet
 from core.parquet import read_table
 
 TIME, ORDER = "timestamp", "_order"
 ROW_GROUP = 65_536
+QUICK: dict[str, Any] = {"compression": "lz4", "compression_level": None}
+"""For files that are read soon and then deleted."""
 SAMPLED = 256
 """One of so many rows tells where ranges of time begin."""
 
@@ -120,9 +122,10 @@ def deal(shard: Mapping[str, Any], folder: Path, bounds: np.ndarray) -> None:
     order = np.argsort(where, kind="stable")
     table, where = table.take(pa.array(order)), where[order]
     starts = np.flatnonzero(np.diff(where, prepend=-1))
+    options = {**QUICK, **encodings(table)}
     for start, stop in zip(starts, [*starts[1:], len(where)], strict=True):
         path = folder / f"{where[start]:05d}" / f"{shard['number']:05d}.parquet"
-        write_parquet(path, table.slice(start, stop - start))
+        write_parquet(path, table.slice(start, stop - start), **options)
 
 
 def sort_range(number: int, folder: Path) -> int:
@@ -134,7 +137,8 @@ def sort_range(number: int, folder: Path) -> int:
     order = pc.sort_indices(table, [(TIME, "ascending"), (ORDER, "ascending")])
     table = table.take(order).drop_columns([ORDER])
     np.save(_times_file(folder, number), _milliseconds(table))
-    write_parquet(sorted_file(folder, number), table, row_group_size=ROW_GROUP)
+    options = {**QUICK, **encodings(table)}
+    write_parquet(sorted_file(folder, number), table, row_group_size=ROW_GROUP, **options)
     shutil.rmtree(folder / f"{number:05d}")
     return table.num_rows
 
