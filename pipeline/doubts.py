@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from core.console import counted
+
 WARNINGS = "warnings"
 """The key of the manifest that holds them."""
 TARGETS = "targets"
@@ -87,7 +89,7 @@ def _of_split(
     found = []
     if rows < FEW_ROWS:
         found.append(
-            f"the {split} split has {rows:,} {unit} only: a share of them is known to ±"
+            f"the {split} split has {counted(rows, unit[:-1])} only: a share of them is known to ±"
             f"{1 / math.sqrt(rows):.2f}, and smaller differences between models say nothing"
         )
     for name, target in held_out.get(TARGETS, {}).items() if classes else ():
