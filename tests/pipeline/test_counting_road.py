@@ -40,10 +40,7 @@ def test_trains_evaluates_exports_and_recommends(prepared, name, monkeypatch, tm
     given = ["--input", logs, "--output", output, "-k", "7"]
     assert main(["recommend", "--bundle", at["bundle"], *given]) == 0
     found = pl.read_parquet(output)
-    # Of a text file the ids of sessions are given back as texts.
-    texts = {"session_id": pl.String}
-    logs = sorted((prepared / logs).iterdir())
-    events = pl.concat([pl.read_csv(path, schema_overrides=texts) for path in logs])
+    events = pl.concat([pl.read_csv(p) for p in sorted((prepared / logs).iterdir())])
     assert set(found["session_id"]) == set(events["session_id"])
     assert (found.group_by("session_id").len()["len"] == 7).all()
     falling = found.sort("session_id", "score", descending=[False, True])

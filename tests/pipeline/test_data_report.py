@@ -278,7 +278,7 @@ def test_features_that_grew_are_told_as_all_days_at_once(tmp_path):
         assert entry == other
     assert report["by_day"] == expected["by_day"] and report["splits"] == expected["splits"]
     for wrong in (logs[:1], logs[::-1], raw):
-        with pytest.raises(UserError, match=r"made from 2 raw log\(s\).*oldest first"):
+        with pytest.raises(UserError, match=r"made from 2 raw logs.*oldest first"):
             reports.data_report("ranking", wrong, tmp_path / "features", SETTINGS)
 
 
