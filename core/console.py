@@ -104,7 +104,8 @@ def progress(
         last = now
         share = f"{100 * done / total:3.0f}%" if total else f"{done:,.0f}"
         rate = done / (now - start)
-        say(f"  {what}: {share} after {now - start:.0f} s, {rate:,.3g} {unit}/s {note}".rstrip())
+        after = f", {note}" if note else ""
+        say(f"  {what}: {share} after {now - start:.0f} s, {rate:,.3g} {unit}/s{after}")
 
     yield advance
 

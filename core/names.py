@@ -81,3 +81,17 @@ def name_of(key: str) -> str:
         return ""
     raw = _ESCAPED.sub(lambda match: chr(int(match[1], 16)), key)
     return raw.encode("latin-1", "replace").decode("utf-8", "replace")
+
+
+def check_column(name: str) -> str:
+    """The name of a column of a log, if tools can take it.
+
+    Raises:
+        ValueError: it is empty, or has a character of code 0.
+    """
+    if not name or "\0" in name:
+        raise ValueError(
+            f"{name!r}: a column's name needs one character at least, and none of code 0; rename "
+            "it in the log"
+        )
+    return name

@@ -44,9 +44,28 @@ def read_yaml(path: str | Path) -> Tree:
         raise UserError(f"{path}: not valid YAML: {error}") from None
     if tree is None:
         return {}
+    _check_text(tree, str(path))
     if not isinstance(tree, dict):
         raise UserError(f"{path}: expected settings as 'key: value' lines, found {tree!r}")
     return tree
+
+
+def _check_text(value: Any, origin: str) -> None:
+    """Checks that all texts of settings can be written as UTF-8; escapes of YAML (``\\ud800``) and
+    bytes of a command line may give ones that cannot."""
+    if isinstance(value, Mapping):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, list | tuple | set):
+        for item in value:
+            _check_text(item, origin)
+    elif isinstance(value, str) and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"{origin}: {value!a}: no valid text: half of a pair of UTF-16 is at character "
+                f"{error.start + 1}; write the character itself"
+            ) from None
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
@@ -69,6 +88,7 @@ def parse_override(text: str) -> Tree:
         tree: Any = YAML(typ="safe").load(value)
     except YAMLError as error:
         raise UserError(f"--set {text}: the value is not valid YAML: {error}") from None
+    _check_text([key, tree], f"--set {ascii(text)[1:-1]}")
     for part in reversed(key.strip().split(".")):
         tree = {part: tree}
     return tree
@@ -134,13 +154,15 @@ def _explain(settings_class: type[Settings], fault: Any) -> str:
         near = difflib.get_close_matches(name, known, n=1) or _deeper(settings_class, name)
         hint = f"; did you mean '{near[0]}'?" if near else f"; known here: {', '.join(known)}"
         return f"unknown setting '{location}'{hint}"
-    message = fault["msg"].removeprefix("Value error, ")
+    message = fault["msg"].removeprefix("Value error, ").partition(", unable to parse")[0]
     if fault["type"] == "missing":
         return f"{location}: this setting is required"
     told = f"{location}: {message[0].lower()}{message[1:]}"
     if isinstance(fault["input"], Mapping) and fault["type"] == "value_error":
         return told  # what is wrong between the settings of a block is named
-    return f"{told}, got {textwrap.shorten(repr(fault['input']), LONGEST_VALUE)}"
+    given = fault["input"]
+    shown = "null" if given is None else textwrap.shorten(repr(given), LONGEST_VALUE)
+    return f"{told}, got {shown}"
 
 
 def _deeper(settings_class: Any, name: str, before: str = "") -> list[str]:

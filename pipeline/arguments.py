@@ -1,6 +1,7 @@
 """What the subcommands of the command line have in common."""
 
 import argparse
+import difflib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,6 +10,26 @@ from pipeline.params import RECIPES, Params, shared_files
 
 Stages = argparse._SubParsersAction
 TRAIN_MEMORY = "lower RECIPE.train.batch_size or valid_batch_size, or the model's embedding_dim"
+
+
+class Parser(argparse.ArgumentParser):
+    """Parser of a command line that suggests what a wrong word may mean, and says of a wrong
+    argument how the subcommand is called that it was given to."""
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        options, rest = super().parse_known_args(args, namespace)
+        if rest:
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
+        return options, rest
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            near = difflib.get_close_matches(str(value), map(str, action.choices or ()), n=1)
+            if near:
+                error.message += f"; did you mean '{near[0]}'?"
+            raise
 
 
 def add_stage(

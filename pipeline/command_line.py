@@ -2,13 +2,14 @@
 
 import argparse
 import importlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from core import console, failures
 from core.errors import UserError
 from pipeline import layout
-from pipeline.arguments import TRAIN_MEMORY, Stages, add_path, add_stage, read_params
+from pipeline.arguments import TRAIN_MEMORY, Parser, Stages, add_path, add_stage, read_params
 from pipeline.compare.command import add_compare
 from pipeline.ingest.source import SourceSettings
 from pipeline.params import READ_RECIPES, RECIPES
@@ -41,7 +42,11 @@ def run(arguments: Sequence[str] | None, command: failures.Command) -> None:
     Raises:
         SystemExit: the arguments are wrong, or ask for help only.
     """
-    options = make_parser().parse_args(arguments)
+    parser = make_parser()
+    if not (sys.argv[1:] if arguments is None else arguments):
+        parser.print_help(sys.stderr)
+        parser.exit(2)
+    options = parser.parse_args(arguments)
     console.silence_other_ranks()
     command.name, command.lower = options.stage, options.lower
     if options.module:
@@ -51,7 +56,7 @@ def run(arguments: Sequence[str] | None, command: failures.Command) -> None:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="merlin-pipeline",
         description="From raw click and session logs to evaluated recommenders, stage by stage.",
         epilog="Settings: defaults, over them params.yaml (if there is one here), over it the "

@@ -95,7 +95,7 @@ def _grow(
     digest = preprocess.log_digest(manifest)
     fresh = _fresh(raw, manifest, settled)
     if digest in (plan["raw"], *plan.get("grown", ())) or not fresh["shards"]:
-        say(f"grow: {raw} is in {features} already; nothing to do")
+        say(f"grow: all of {raw} is in the features already; nothing to do")
         _discard(claim.stopped)
         return before
     recipes = importlib.import_module(f"pipeline.preprocess_{recipe}")
@@ -144,9 +144,9 @@ def _say_what_trains(before: dict[str, Any], whole: dict[str, Any]) -> None:
     held = whole["splits"]["valid"][unit] + whole["splits"]["test"][unit]
     if held:
         say(
-            f"grow: the latest {held:,} {unit} are held out by the split: they train, and values "
-            "that only they have get codes, when later days come (split.test and split.valid 0: "
-            "at once)"
+            f"grow: the latest {held:,} {unit} are held out by the split. They train once later "
+            "days come, and only then do values that no other has get codes; with split.test and "
+            "split.valid 0 they train now"
         )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from core.artifacts import read_json
+from core.console import say
 from core.errors import UserError
 from core.settings import Settings
 from pipeline import held_out
@@ -28,7 +29,10 @@ def anew_because(raw: str | Path, features: str | Path, settings: Settings) -> s
     why = _what_changed(plan, settings)
     manifest, known = open_raw(raw).record, read_json(record)
     why = why or _altered(manifest, known)
-    if why and plan.get("grown") and (left_out := _left_out(manifest, known)):
+    left_out = _left_out(manifest, known)
+    if not why and left_out:
+        say(f"note: the features keep rows that {raw} no longer has ({left_out})")
+    if why and plan.get("grown") and left_out:
         raise UserError(
             f"{features}: {why}, so these features would have to be made anew, but {raw} has only "
             f"some of the rows that they were made of ({left_out}). Ingest all of them into {raw}, "

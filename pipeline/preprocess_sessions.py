@@ -27,6 +27,8 @@ from workflows.names import check_names
 from workflows.sessions import SessionsWorkflowSettings
 
 RECIPE = "sessions"
+SESSIONS_READ = "sessions_read"
+"""Key of the manifest: sessions of the log, of which the splits lack those that are too short."""
 SUPPORT = "support.parquet"
 """Events of each item in all sessions that train, those of items below the support too."""
 
@@ -114,12 +116,18 @@ def prepare(
             "unit": "sessions",
             **origin(manifest),
             "bounds": bounds,
+            **({SESSIONS_READ: len(starts)} if _in_one_split(bounds, settled) else {}),
             WARNINGS: shared_ids(starts[:, 2], manifest),
         },
         hold_out=hold_out if can_grow(settings.split) else None,
         # Every session has its own last event to hold out: none of them is overtaken.
         stays=SPLITS if "leave_one_out" in bounds else ("train",),
     )
+
+
+def _in_one_split(bounds: Mapping[str, Any], settled: Settled | None) -> bool:
+    """Whether each session of the log belongs to one split, and all of them are read."""
+    return settled is None and "leave_one_out" not in bounds and "end" not in bounds
 
 
 def shared_ids(users: np.ndarray, manifest: dict[str, Any]) -> list[str]:

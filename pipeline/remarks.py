@@ -63,8 +63,8 @@ def of_sessions(metrics: dict[str, Any], split: str, total: int) -> list[str]:
     if asked < total:
         remarks.append(
             f"{total - asked:,} of {counted(total, 'session')} of the {split} split are not in the "
-            "metrics: without items unseen in training and what the filters drop, they have no "
-            "item to ask for"
+            "metrics: items unseen in training and what sessions.evaluate filters do not count, "
+            "and without them no next item is left"
         )
     return remarks
 

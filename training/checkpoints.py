@@ -124,7 +124,9 @@ class CheckpointFolder:
             if changed:
                 if made_of.get("identity") != fingerprint.get("identity"):
                     changed = "the features"
-                console.say(f"a new training, as these have changed since the last: {changed}")
+                elif _class_of(made_of) != _class_of(fingerprint):
+                    changed = f"the model: {_class_of(made_of)}, now {_class_of(fingerprint)}"
+                console.say(f"training from the start; changed since the last training: {changed}")
                 return None
             return checkpoint
         return None
@@ -152,6 +154,12 @@ def _other_columns(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     except UserError:
         return ""
     return other_columns(written.model_dump(), new.get("columns"))
+
+
+def _class_of(fingerprint: Mapping[str, Any]) -> Any:
+    """The class of the model that a fingerprint is of, where it names one."""
+    model = fingerprint.get("model")
+    return model.get("class") if isinstance(model, Mapping) else None
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> str:

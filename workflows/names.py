@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from core.errors import UserError
+from core.names import check_column
 
 Named = Iterable[tuple[str, str]]
 """Names of columns, and what each of them is: a setting, or what is made by which setting."""
@@ -25,11 +26,10 @@ def check_names(own: Named, made: Named, keys: Named = ()) -> None:
     """
     known: dict[str, str] = {}
     for name, setting in own:
-        if not name or "\0" in name:
-            raise ValueError(
-                f"{setting}: {name!r}: a column's name needs one character at least, and none of "
-                "code 0; rename it in the log"
-            )
+        try:
+            check_column(name)
+        except ValueError as error:
+            raise ValueError(f"{setting}: {error}") from None
         known[name] = f"the log's column {name!r} ({setting})"
     for name, what in (*made, *keys):
         if name in known:

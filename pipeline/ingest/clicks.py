@@ -5,11 +5,10 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from core.settings import Settings
 from pipeline.ingest.columns import Column, Kind
 from pipeline.ingest.criteo import CriteoSourceSettings, check_separator
 from pipeline.ingest.labels import LabelValues, advice, label_reader, wrong_labels
-from pipeline.ingest.source import SourceSettings
+from pipeline.ingest.source import NamedColumns, SourceSettings
 from pipeline.ingest.table_source import TableSourceSettings
 
 RESERVED = "training"
@@ -25,7 +24,7 @@ KINDS: dict[str, Kind] = {
 }
 
 
-class ClickColumns(Settings):
+class ClickColumns(NamedColumns):
     """Which columns of the log are read, under their own names."""
 
     labels: list[str] = Field(min_length=1)

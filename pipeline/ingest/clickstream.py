@@ -2,11 +2,11 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from core.settings import Settings
 from pipeline.ingest.columns import Column
 from pipeline.ingest.events import EventSourceSettings
+from pipeline.ingest.source import NamedColumns, check_names
 
 REQUIRED = ("session_id", "item_id", "timestamp")
 KINDS = {
@@ -22,7 +22,7 @@ KINDS = {
 }
 
 
-class ClickstreamColumns(Settings):
+class ClickstreamColumns(NamedColumns):
     """Names of the log's columns, or paths into nested ones (event.item.id); those that are null
     are not read."""
 
@@ -94,6 +94,8 @@ class ClickstreamSourceSettings(EventSourceSettings):
     of each visitor: true: user and session together are the session, USER:SESSION in what follows
     (a colon or backslash within the user after a backslash). null: the id alone is, and
     preprocessing warns where one has several users; false: the same without the warning."""
+
+    _named = field_validator("extra_categorical", "extra_continuous", "vectors")(check_names)
 
     @model_validator(mode="after")
     def _columns_agree(self) -> "ClickstreamSourceSettings":

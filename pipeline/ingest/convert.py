@@ -13,7 +13,7 @@ from typing import Any
 
 from core.console import progress
 from core.errors import UserError
-from pipeline.ingest.inputs import InputFile
+from pipeline.ingest.inputs import CHECK_PATH, InputFile
 from pipeline.ingest.progress import FileReport, load_report
 from pipeline.ingest.quarantine import Quarantine, check_fraction
 from pipeline.ingest.shards import FileReader, Parsed, ShardWriter, ordered_map
@@ -156,7 +156,7 @@ def convert_files(
         faults = [f"{report.file.path}: {fault}" for report in reports for fault in report.faults]
         names = ", ".join(str(file.path) for file in files[:3])
         fault = faults[0] if faults else f"{names}: empty, or nothing but a header row"
-        raise UserError(f"{fault}; no line could be read; check the setting 'path'")
+        raise UserError(f"{fault}; no line could be read; {CHECK_PATH}")
     check_fraction(reports, settings, finished=True)
     return reports
 

@@ -14,6 +14,8 @@ from core.errors import UserError
 
 KEY = re.compile(r"^([^=]+)=(.*)$", re.DOTALL)
 """The name of a folder of Hive's that says the value of a column in all its files."""
+CHECK_PATH = "check the path (--input, or the setting source.path)"
+"""What to do where an input is not there."""
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 # What may lie beside the logs in a folder without being one.
 NOT_LOGS = re.compile(r"^[._]|^manifest\.json$|^readme|\.md$|^quarantine\.parquet$", re.IGNORECASE)
@@ -138,11 +140,11 @@ def _expand(entry: str) -> list[Path]:
         matches = [Path(match) for match in glob.glob(_pattern(path), recursive=True)]
         matches = [match for match in matches if match.is_file()]
         if not matches:
-            raise UserError(f"{entry}: no file matches this pattern; check the setting 'path'")
+            raise UserError(f"{entry}: no file matches this pattern; {CHECK_PATH}")
         return sorted(matches, key=lambda file: natural_key(str(file)))
     if path.exists():
-        raise UserError(f"{entry}: neither a file nor a folder; check the setting 'path'")
-    raise UserError(f"{entry}: no such file or folder; check the setting 'path'")
+        raise UserError(f"{entry}: neither a file nor a folder; {CHECK_PATH}")
+    raise UserError(f"{entry}: no such file or folder; {CHECK_PATH}")
 
 
 def _folder(path: Path, top: bool = True) -> Iterator[Path]:
@@ -165,5 +167,5 @@ def _folder(path: Path, top: bool = True) -> Iterator[Path]:
     if top and not found:
         names = ", ".join(folder.name for folder in folders[:3])
         more = f"; it has folders ({names}): name the files in them, {path}/**/*" if names else ""
-        raise UserError(f"{path}: this folder holds no log file; check the setting 'path'{more}")
+        raise UserError(f"{path}: this folder holds no log file; {CHECK_PATH}{more}")
     yield from found

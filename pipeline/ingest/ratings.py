@@ -1,8 +1,8 @@
 """Ratings (user, item, rating, time), or pairs of users and items → typed rows."""
 
-from core.settings import Settings
 from pipeline.ingest.columns import Column, Kind
 from pipeline.ingest.events import EventSourceSettings
+from pipeline.ingest.source import NamedColumns
 
 KINDS: dict[str, Kind] = {
     "user_id": "id",
@@ -14,7 +14,7 @@ KINDS: dict[str, Kind] = {
 OPTIONAL = ("event_order",)
 
 
-class RatingsColumns(Settings):
+class RatingsColumns(NamedColumns):
     """Names of the log's columns. A type after a colon in the log (``user_id:token``, as RecBole
     writes it) need not be given."""
 

@@ -1,12 +1,31 @@
 """Settings that every kind of raw log has in common."""
 
 from collections.abc import Mapping
+from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from core.names import check_column
 from core.settings import Settings
 
 MEBIBYTE = 1 << 20
+
+
+def check_names(value: Any) -> Any:
+    """The value of a setting that names one column of the log, a list of them, or none.
+
+    Raises:
+        ValueError: a name is none that a column can have.
+    """
+    for name in [value] if isinstance(value, str) else value or ():
+        check_column(name)
+    return value
+
+
+class NamedColumns(Settings):
+    """Base of the settings whose values are the names of columns of the log."""
+
+    _named = field_validator("*")(check_names)
 
 
 class SourceSettings(Settings):

@@ -15,12 +15,11 @@ from core.artifacts import atomic_path, write_parquet
 from core.console import say
 from core.errors import UserError
 from core.outputs import claimed_file, scratch_beside
-from core.parquet import read_frame
 from pipeline.ingest.inputs import list_inputs, named_inputs
 from pipeline.ingest.publish import QUARANTINE
+from pipeline.stages.ingest import why_quarantined
 
 MOST_HEADER = 100_000
-LINES_SHOWN = 3
 SETTING = re.compile(r" \(settings? [^)]*\)")
 """Advice to those who ingest a log: a bundle's settings are those that it was trained with."""
 
@@ -102,12 +101,7 @@ def check_finite(scores: np.ndarray, of: Callable[[int], str], bundle: str | Pat
 
 
 def name_bad_lines(raw: Path, manifest: dict[str, Any], command: str) -> None:
-    """Says which lines of the input could not be read, and why: the first few."""
-    count = manifest["rows_quarantined"]
-    if not count:
-        return
-    bad = read_frame(raw / QUARANTINE, ["file", "line", "reason"]).head(LINES_SHOWN)
-    shown = [f"{file}:{line}: {SETTING.sub('', reason)}" for file, line, reason in bad.iter_rows()]
-    more = f"; and {count - len(shown):,} more" if count > len(shown) else ""
-    what = "a line that could not be read is" if count == 1 else "lines that could not be read are"
-    say(f"{command}: {what} left out: {'; '.join(shown)}{more}")
+    """Says how many lines of the input could not be read, why, and where the first one is."""
+    if manifest["rows_quarantined"]:
+        why = SETTING.sub("", why_quarantined(manifest, raw / QUARANTINE))
+        say(f"{command}: not read and left out: {why}")

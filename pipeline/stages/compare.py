@@ -189,7 +189,7 @@ def _baselines(recipe: str, features: Path, split: str, params: Params) -> Basel
     """What any model has to beat on ``split``."""
     from training.ranking.click_model import click_target
 
-    with open_features(features).watched():
+    with open_features(features, recipe).watched():
         schema = read_schema(features)
         if recipe == "ranking":
             return click_baselines(features, schema, split, click_target(schema).first.name)

@@ -82,7 +82,7 @@ def _evaluated(
     recipe: str, features: Path, model: Path, params: Params, split: str, baselines: bool
 ) -> tuple[dict[str, Any], Points]:
     """The metrics and the plots' points."""
-    with open_features(features).watched() as contents:
+    with open_features(features, recipe).watched() as contents:
         return _judged(recipe, contents, model, params, split, baselines)
 
 

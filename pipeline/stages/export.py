@@ -52,7 +52,8 @@ def export(
     with claimed(output, kinds.BUNDLE, [features, model]) as claim:
         record = reading(lambda: _written(claim, recipe, features, model, params))
     size = sum(path.stat().st_size for path in Path(output).rglob("*") if path.is_file())
-    say(f"export: {size / 1e6:.1f} MB → {output}")
+    shown = f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
+    say(f"export: {shown} → {output}")
     return record
 
 
@@ -60,7 +61,7 @@ def _written(
     claim: Claim, recipe: str, features: Path, model: Path, params: Params | None
 ) -> dict[str, Any]:
     """Writes the bundle; what ``bundle.json`` holds."""
-    with open_features(features).watched() as made, open_model(model).watched() as trained:
+    with open_features(features, recipe).watched() as made, open_model(model).watched() as trained:
         # What cannot be loaded is not exported.
         load_model(model, read_schema(features, made), features)
         record = _record(recipe, made, params)

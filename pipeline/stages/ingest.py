@@ -54,6 +54,12 @@ RECIPES: dict[str, type[SourceSettings]] = {
     "interactions": RatingsSourceSettings,
 }
 REASONS_SHOWN = 5
+SET_ASIDE = {
+    "quarantined": "quarantined",
+    "filtered": "filtered by keep_event_types",
+    "duplicate": "left out as duplicates",
+}
+"""What is said of lines that did not become rows."""
 CRITEO = "ranking"
 """The recipe that also takes the settings of Criteo's format themselves."""
 
@@ -256,14 +262,17 @@ def warn(record: dict[str, Any]) -> None:
 
 
 def set_aside(record: dict[str, Any]) -> list[str]:
-    """What is told of the lines that did not become rows."""
-    kinds = ("quarantined", "filtered", "duplicate")
-    counts = {kind: record.get(f"rows_{kind}") for kind in kinds}
-    return [f"{count:,} {kind}" for kind, count in counts.items() if count]
+    """How many lines did not become rows, and why."""
+    counts = {what: record.get(f"rows_{kind}") for kind, what in SET_ASIDE.items()}
+    return [f"{count:,} {what}" for what, count in counts.items() if count]
 
 
-def quarantine_summary(record: dict[str, Any], file: Path) -> str:
-    """Why lines were quarantined, by reason, where the first one is, and where all of them are."""
+def why_quarantined(record: dict[str, Any], file: Path) -> str:
+    """How many lines could not be read, why, by reason, and where the first one is.
+
+    Args:
+        file: the quarantine.
+    """
     reasons = sorted(record["quarantined_by_reason"].items(), key=lambda entry: -entry[1])
     told = ", ".join(f"{reason} ({count:,})" for reason, count in reasons[:REASONS_SHOWN])
     if len(reasons) > REASONS_SHOWN:
@@ -271,14 +280,15 @@ def quarantine_summary(record: dict[str, Any], file: Path) -> str:
     lines = counted(record["rows_quarantined"], "line")
     first = read_frame(file, ["file", "line", "reason"], n_rows=1).row(0, named=True)
     where = f"the first is {first['file']}:{first['line']}: {first['reason']}"
-    return f"quarantined: {lines}: {told}; {where}; all are in {file}"
+    return f"{lines}: {told}; {where}"
 
 
 def _report(record: dict[str, Any], output: str | Path, seconds: float) -> None:
     shards = counted(len(record["shards"]), "shard")
     parts = [f"{counted(record['rows_written'], 'row')} in {shards}", *set_aside(record)]
     if record.get("rows_quarantined"):
-        say(quarantine_summary(record, Path(output) / QUARANTINE))
+        file = Path(output) / QUARANTINE
+        say(f"quarantined: {why_quarantined(record, file)}; all are in {file}")
     if ROW_ORDER in record:
         doubtful = record[ROW_ORDER]
         say(f"warning: {doubtful}" if doubtful else IN_ORDER)

@@ -55,7 +55,7 @@ def _reported(recipe: str, raw: list[str | Path], features: str | Path) -> dict[
     with contextlib.ExitStack() as watched:
         for folder in raw:
             watched.enter_context(open_raw(Path(folder)).watched())
-        watched.enter_context(open_features(features).watched())
+        watched.enter_context(open_features(features, recipe).watched())
         return {**data_report(recipe, raw, features), "of_features": features_identity(features)}
 
 

@@ -4,7 +4,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from core.console import say, table
+from core.console import counted, say, table
 from pipeline.doubts import WARNINGS
 from pipeline.params import Params
 
@@ -62,6 +62,14 @@ def _show(manifest: dict[str, Any], recipe: str, output: str | Path) -> None:
         unseen = ", ".join(f"{name} {rate:.1%}" for name, rate in rates[:3] if rate)
         rows.append([split, found[unit], unseen or "none"])
     table(f"{recipe} features", ["split", unit, "largest out-of-vocabulary rates"], rows)
+    kept, read = sum(row[1] for row in rows), manifest.get("sessions_read", 0)
+    if read > kept:
+        say(
+            f"{read - kept:,} of {counted(read, 'session')} of the log are left out as too short: "
+            f"see min_length, drop_repeats and min_item_support of {recipe}.preprocess.sessions"
+        )
     for warning in manifest.get(WARNINGS, ()):
         say(f"warning: {warning}")
-    say(f"preprocess: {sum(manifest['cardinality'].values()):,} codes → {output}")
+    coded = manifest["cardinality"]
+    codes, columns = counted(sum(coded.values()), "code"), counted(len(coded), "column")
+    say(f"preprocess: {codes} in {columns} → {output}")

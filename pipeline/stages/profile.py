@@ -13,6 +13,7 @@ from core.sums import Contents
 from pipeline.feature_folder import open_features
 from pipeline.params import Params
 from pipeline.stages.train import build, model_columns, read_schema
+from pipeline.training_summary import UNITS
 
 OPERATORS_SHOWN = 12
 
@@ -41,7 +42,7 @@ def profile(
     input, output = Path(input), Path(output)
     with (
         claimed(output, kinds.PROFILE, [input]) as claim,
-        open_features(input).watched() as features,
+        open_features(input, recipe).watched() as features,
     ):
         record = _profiled(recipe, features, claim, params, steps)
     _show(record, output)
@@ -80,17 +81,19 @@ def _profiled(
 
 def _show(record: dict[str, Any], output: Path) -> None:
     step, measured = record["step"], record["measured_step"]
+    unit = UNITS[record["recipe"]]
     rows = [
         [name, f"{1000 * seconds:.3f}", f"{seconds / measured:.1%}"]
         for name, seconds in record["parts"].items()
     ]
     title = (
         f"{record['model']} on {record['device']}, {record['precision']}: a step of "
-        f"{record['batch_size']:,} rows, mean of {record['steps']}"
+        f"{record['batch_size']:,} {unit}, mean of {record['steps']}"
     )
     table(title, ["part", "ms", "share"], rows)
+    speed = record["batch_size"] / step
     say(
-        f"a step takes {1000 * step:.2f} ms undisturbed ({record['batch_size'] / step:,.0f} rows/s)"
+        f"a step takes {1000 * step:.2f} ms undisturbed ({speed:,.0f} {unit}/s)"
         f", {1000 * measured:.2f} ms with a clock at every part"
     )
     total = sum(row["seconds"] for row in record["operators"])

@@ -29,7 +29,11 @@ def report(params: Params | None = None) -> None:
     files = {recipe: layout.metrics_file(recipe) for recipe in READ_RECIPES}
     found = {recipe: read_json(file) for recipe, file in files.items() if file.is_file()}
     if not found:
-        raise UserError("metrics/: no metrics yet; run 'make repro' or 'dvc repro' first")
+        places = ", ".join(str(file) for file in files.values())
+        raise UserError(
+            f"no metrics yet: none of {places} is in this folder, where 'make repro', 'dvc repro' "
+            "and, without --metrics, 'merlin-pipeline evaluate' write them"
+        )
     params = params or Params.read()
     rows, shares, notes = [], [], []
     for recipe, metrics in found.items():

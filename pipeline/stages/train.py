@@ -52,7 +52,7 @@ def train(
     with (
         ranks.joined(device, engine.process_timeout_minutes),
         contextlib.ExitStack() as held,
-        open_features(input).watched() as features,
+        open_features(input, recipe).watched() as features,
     ):
         claims: list[Claim] = []  # Of several processes the first one writes.
 

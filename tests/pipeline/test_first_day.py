@@ -1,0 +1,147 @@
+"""What a new user's mistakes and first commands print, through the command line."""
+
+import random
+import re
+
+import pytest
+
+from core.artifacts import read_json
+from core.errors import UserError
+from core.settings import parse_override, read_yaml
+from pipeline.__main__ import main
+
+SETTINGS = """
+sessions:
+  source:
+    keep_event_types: [view]
+    columns: {session_id: visit, item_id: sku, timestamp: at, event_type: what}
+  train: {epochs: 1}
+  model: gru4rec
+"""
+SHORT, LONG = 7, 60
+"""Sessions of one event, and of several."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Features of a small clickstream, with what preprocessing printed in ``said.txt``."""
+    folder = tmp_path_factory.mktemp("first")
+    drawn = random.Random(3)
+    lines = ["visit,sku,at,what"]
+    for visit in range(SHORT + LONG):
+        for event in range(1 if visit < SHORT else drawn.randint(2, 5)):
+            at = f"2024-05-06T{visit // 4:02d}:{visit % 4:02d}:{event:02d}Z"
+            lines += [f"{visit},p{(visit + event) % 9},{at},view", f"{visit},,{at},search"]
+    (folder / "log.csv").write_text("\n".join(lines))
+    (folder / "clicks.yaml").write_text(SETTINGS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        given = ["--settings", "clicks.yaml"]
+        assert main(["ingest", "sessions", *given, "--input", "log.csv"]) == 0
+        assert main(["preprocess", "sessions", *given]) == 0
+    return folder
+
+
+@pytest.fixture
+def run(folder, monkeypatch, capsys):
+    """Runs a command in the folder; gives its status and what it printed, in one line."""
+    monkeypatch.chdir(folder)
+
+    def run(*words):
+        try:
+            status = main(list(words))
+        except SystemExit as left:
+            status = left.code
+        said = capsys.readouterr()
+        return status, " ".join((said.out + said.err).split())
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "usage: merlin-pipeline .*stages: .*evaluate"),
+        (["recomend", "--input", "x"], "did you mean 'recommend'"),
+        (["ingest", "session"], "did you mean 'sessions'"),
+        (["recommend", "sessions", "--input", "x", "--output", "y.csv"],
+         "usage: merlin-pipeline recommend .*unrecognized arguments: sessions"),
+    ],
+)  # fmt: skip
+def test_a_wrong_word_is_answered_by_what_may_be_meant(run, words, said):
+    status, printed = run(*words)
+    assert status == 2 and re.search(said, printed)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train", "sessions", "--input", "data/sessions/raw"],
+         "data/sessions/raw: a raw log, no features; name .*preprocess"),
+        (["train", "ranking", "--input", "data/sessions/features"],
+         "features of the recipe 'sessions', not of 'ranking'"),
+        (["ingest", "sessions", "--input", "none.csv"], r"none.csv: no such file .*--input, or"),
+        (["train", "sessions", "--set", "sessions.train.epochs=two"], "integer, got 'two'"),
+        (["ingest", "sessions", "--set", "sessions.source.columns.item_id="], "string, got null"),
+        (["report"], "no metrics yet: none of metrics/ranking.json, .*evaluate"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_named_with_what_to_do(run, words, said):
+    status, printed = run(*words)
+    assert status == 1 and re.search(said, printed)
+
+
+@pytest.mark.parametrize("name", ["", "a\0b"])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        *(f"sessions.source.columns.{column}" for column in ("item_id", "timestamp", "price")),
+        *(f"sessions.source.{column}" for column in ("extra_categorical", "vectors")),
+        *(f"ranking.source.columns.{column}" for column in ("labels", "categorical", "timestamp")),
+        "interactions.source.columns.user_id",
+    ],
+)
+def test_a_column_without_a_name_is_refused_by_ingest(run, folder, setting, name):
+    recipe, last = setting.split(".")[0], setting.split(".")[-1]
+    several = last in ("extra_categorical", "vectors", "labels", "categorical")
+    whole = {"labels": "[y]", "categorical": "[c]"} if recipe == "ranking" else {}
+    value = '"' + name.replace("\0", "\\0") + '"'
+    whole[last] = f"[{value}]" if several else value
+    block = setting.rpartition(".")[0]
+    sets = [word for key, text in whole.items() for word in ("--set", f"{block}.{key}={text}")]
+    status, printed = run("ingest", recipe, "--input", "log.csv", "--output", "other", *sets)
+    assert status == 1 and "needs one character at least" in printed and last in printed
+    assert not (folder / "other").exists()
+
+
+def test_lines_and_sessions_that_are_left_out_have_a_reason(run, folder):
+    raw = read_json(folder / "data/sessions/raw/manifest.json")
+    given = ["--settings", "clicks.yaml"]
+    _, printed = run("ingest", "sessions", *given, "--input", "log.csv", "--output", "again")
+    assert f"{raw['rows_filtered']} filtered by keep_event_types" in printed
+    _, printed = run("preprocess", "sessions", *given)
+    assert f"{SHORT} of {SHORT + LONG} sessions of the log are left out as too short" in printed
+    assert re.search(r"preprocess: \d+ codes in 1 column → ", printed)
+
+
+def test_a_step_of_sessions_is_counted_in_sessions(run):
+    status, printed = run("profile", "sessions", "--settings", "clicks.yaml", "--steps", "1")
+    assert status == 0 and "rows/s" not in printed
+    assert re.search(r"a step of \d+ sessions", printed) and " sessions/s)" in printed
+
+
+def test_half_a_pair_of_utf16_is_refused_in_settings(tmp_path):
+    drawn = random.Random(1)
+    for _ in range(200):
+        half = f"\\ud{drawn.choice('89abcdef')}{drawn.randrange(256):02x}"
+        text = "".join(drawn.choice(["a", "é", half, "\\u00e9"]) for _ in range(3)) + half
+        value = drawn.choice([f'"{text}"', f'[1, "{text}"]', f'{{"{text}": 1}}'])
+        file = tmp_path / "settings.yaml"
+        file.write_text(f"a: {value}", encoding="utf-8")
+        with pytest.raises(UserError, match=r"settings.yaml: .*no valid text") as found:
+            read_yaml(file)
+        str(found.value).encode()
+        with pytest.raises(UserError, match=r"--set a=.*no valid text"):
+            parse_override(f"a={value}")
+    file.write_text('a: "\\U0001F600 é"', encoding="utf-8")
+    assert read_yaml(file) == {"a": "\U0001f600 é"}
