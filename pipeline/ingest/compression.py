@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+XZ_MEMORY = 256 << 20
+"""Bytes that unpacking may take; the largest preset, ``xz -9``, takes 65 MiB."""
 Take = Callable[[int], bytes]
 """Gives the next bytes of the file, at most so many; empty at its end."""
 
@@ -29,7 +31,7 @@ class Stream(Protocol):
 class Damaged(Exception):
     """Compressed data that makes no sense; ``before`` is what it gave before that."""
 
-    def __init__(self, reason: Exception, before: bytes = b"") -> None:
+    def __init__(self, reason: Exception | str, before: bytes = b"") -> None:
         super().__init__(str(reason))
         self.before = before
 
@@ -96,6 +98,22 @@ def _until_damage(gzip: Any, compressed: bytes) -> bytes:
     except zlib.error:
         pass
     return b"".join(pieces)
+
+
+class _XzMember(_Member):
+    """One xz stream, whose header says how much memory it takes: up to 4 GiB."""
+
+    def __init__(self) -> None:
+        super().__init__(lzma.LZMADecompressor(memlimit=XZ_MEMORY), (lzma.LZMAError,))
+
+    def decompress(self, data: bytes, size: int) -> bytes:
+        try:
+            return super().decompress(data, size)
+        except Damaged as damage:
+            if "Memory usage limit" not in str(damage):
+                raise
+            limit = f"more than {XZ_MEMORY >> 20:,} MiB of memory to be unpacked"
+            raise Damaged(f"or takes {limit}; pack it with a smaller dictionary") from None
 
 
 class MemberStream:
@@ -226,14 +244,7 @@ COMPRESSIONS = (
             take, "bzip2", BZIP2, lambda: _Member(bz2.BZ2Decompressor(), (OSError, ValueError))
         ),
     ),
-    Compression(
-        "xz",
-        ".xz",
-        (XZ,),
-        lambda take: MemberStream(
-            take, "xz", XZ, lambda: _Member(lzma.LZMADecompressor(), (lzma.LZMAError,))
-        ),
-    ),
+    Compression("xz", ".xz", (XZ,), lambda take: MemberStream(take, "xz", XZ, _XzMember)),
     # The second is of a frame to skip, with which parallel zstd begins.
     Compression("zstd", ".zst", (b"\x28\xb5\x2f\xfd", b"\x50\x2a\x4d\x18"), ZstdStream),
 )

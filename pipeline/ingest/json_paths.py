@@ -7,8 +7,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-EXACT = 1 << 53
+from pipeline.ingest.arrays import EXACT
+
+LARGEST_EXACT = EXACT[pa.float64()]
 """Beyond it floats leave integers out."""
+DEEPEST = 64
+"""Levels of objects whose paths are listed for messages."""
 Tree = dict[str, "Tree"]
 
 
@@ -41,7 +45,7 @@ def paths_of(record: dict[str, Any], prefix: str = "") -> Iterator[str]:
     """The paths to all values of a record that are no objects."""
     for key, value in record.items():
         inner = value[0] if isinstance(value, list) and value else value
-        if isinstance(inner, dict) and inner:
+        if isinstance(inner, dict) and inner and prefix.count(".") < DEEPEST:
             yield from paths_of(inner, f"{prefix}{key}.")
         else:
             yield prefix + key
@@ -93,7 +97,7 @@ def _plain_type(values: list[Any]) -> pa.DataType | None:
         inside = all(-(1 << 63) <= value < 1 << 63 for value in values)
         return pa.int64() if inside else None
     if kinds in ({float}, {int, float}):
-        exact = all(type(value) is float or abs(value) <= EXACT for value in values)
+        exact = all(type(value) is float or abs(value) <= LARGEST_EXACT for value in values)
         return pa.float64() if exact else None
     return pa.string() if kinds <= {str} else None
 
@@ -119,7 +123,7 @@ def inexact(array: pa.Array) -> bool:
     """Whether floats may stand for other integers than were written."""
     if not pa.types.is_floating(array.type):
         return False
-    return bool(pc.any(pc.greater(pc.abs(array), EXACT)).as_py())
+    return bool(pc.any(pc.greater(pc.abs(array), LARGEST_EXACT)).as_py())
 
 
 def nested(array: pa.Array, parts: list[str]) -> pa.Array:

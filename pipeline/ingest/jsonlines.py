@@ -17,7 +17,7 @@ import pyarrow.json as pajson
 
 from pipeline.ingest.blocks import Block
 from pipeline.ingest.json_paths import (
-    EXACT,
+    LARGEST_EXACT,
     Tree,
     arrow_type,
     column_at,
@@ -83,23 +83,29 @@ class _Lines:
     def _one_by_one(self, lines: list[bytes], first: int) -> None:
         rows: list[dict[str, Any]] = []
         for index, line in enumerate(lines, first):
-            record, reason = self._record(line)
-            if record is None:
+            values, reason = self._values(line)
+            if values is None:
                 self.bad.append(BadLine(self.block.first_line + index, *reason, line))
             else:
-                rows.append(record)
+                rows.append(values)
                 self.good.append(index)
-        values = {path: [value_at(row, path) for row in rows] for path in self.keys.paths}
-        self.parts.append({path: self._as_text(found) for path, found in values.items()})
+        self.parts.append(
+            {path: self._as_text([row[path] for row in rows]) for path in self.keys.paths}
+        )
 
-    def _record(self, line: bytes) -> tuple[dict[str, Any] | None, tuple[str, str]]:
+    def _values(self, line: bytes) -> tuple[dict[str, Any] | None, tuple[str, str]]:
+        """The values of a line by path, or None and what is wrong with it."""
         record, reason = read_object(line, self.keys.max_line_bytes, self.block.encoding)
+        if record is None:
+            return None, reason
+        try:
+            values = {path: value_at(record, path) for path in self.keys.paths}
+        except RecursionError:
+            return None, ("JSON", "lists within lists, too many to follow")
         items = self.keys.sessions
-        if record is not None and items is not None:
-            found = value_at(record, items)
-            if found is not None and not isinstance(found, list):
-                return None, ("no list", f"{items}: not a list (setting layout)")
-        return record, reason
+        if items is not None and not isinstance(values[items], list | None):
+            return None, ("no list", f"{items}: not a list (setting layout)")
+        return values, reason
 
     def _as_text(self, values: list[Any]) -> pa.Array:
         """Values as texts, of a session's lists each one."""
@@ -156,12 +162,15 @@ class _Lines:
         if None in records:
             return None
         keep = self.keys.sessions is not None
-        types = {
-            name: VECTOR
-            if name in self.keys.vectors and not keep
-            else arrow_type([record.get(name) for record in records], below, keep)
-            for name, below in self.tree.items()
-        }
+        try:
+            types = {
+                name: VECTOR
+                if name in self.keys.vectors and not keep
+                else arrow_type([record.get(name) for record in records], below, keep)
+                for name, below in self.tree.items()
+            }
+        except RecursionError:  # lists within lists: the line is sought one by one
+            return None
         return None if None in types.values() else pa.schema(list(types.items()))
 
 
@@ -237,7 +246,7 @@ def _text(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         # A lone surrogate, which JSON can spell, has no UTF-8.
         return value and value.encode("utf-8", "backslashreplace").decode()
-    if isinstance(value, float) and value.is_integer() and abs(value) <= EXACT:
+    if isinstance(value, float) and value.is_integer() and abs(value) <= LARGEST_EXACT:
         return str(int(value))  # one value is one text
     return json.dumps(value)
 

@@ -18,7 +18,6 @@ class UserSessionReader(EventReader):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._typed = self.schema
         at = self.schema.get_field_index(SESSION)
         self.schema = self.schema.set(at, pa.field(SESSION, pa.string()))
 

@@ -257,3 +257,18 @@ def test_one_value_is_one_text_in_lists_too(run, write):
         "x",
         str(large),
     ]
+
+
+@pytest.mark.parametrize("depth", [5, 300, 700, 900, 980, 5000])
+@pytest.mark.parametrize("layout", ["events", "sessions"])
+def test_lists_within_lists_are_a_bad_line_at_the_most(run, write, depth, layout):
+    deep = f'{{"s": 1, "i": [7], "t": [1569931200], "x": {"[" * depth}1{"]" * depth}}}\n'
+    if layout == "events":
+        deep = deep.replace("[7]", "7").replace("[1569931200]", "1569931200")
+    good = deep.replace(f"{'[' * depth}1{']' * depth}", '{"a": {"b": "z"}}')
+    columns = {**COLUMNS, "brand": "x.a.b"}
+    path = write("a.jsonl", good * 3 + deep + good)
+    result = run(
+        "sessions", path, columns=columns, layout=layout, time_format="unix_s", max_bad_fraction=0.5
+    )
+    assert len(result.rows) + len(result.reasons) == 5 and len(result.reasons) < 2

@@ -9,6 +9,7 @@ import random
 import sqlite3
 import tarfile
 import zipfile
+import zlib
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 
 from core.errors import UserError
 from core.settings import validate
+from pipeline.ingest.compression import compression_of
 from pipeline.ingest.text_source import TextSource, encoding_name
 from pipeline.stages.ingest import RECIPES, ingest
 from tests.harness import forms
@@ -280,3 +282,13 @@ def test_an_encoding_that_the_file_is_not_in(run, write):
 def test_what_is_no_encoding_of_text(name):
     with pytest.raises(ValueError, match="is no encoding"):
         encoding_name(name)
+
+
+def test_an_xz_header_cannot_ask_for_any_memory(tmp_path):
+    packed = bytearray(lzma.compress(b"a,b\n1,2\n" * 9))
+    # The size of the dictionary is a byte of the block's header, which ends with its checksum.
+    start, end = 12, 12 + 4 * packed[12]
+    packed[packed.index(b"\x21\x01", start) + 2] = 40  # 4 GiB
+    packed[end : end + 4] = zlib.crc32(packed[start:end]).to_bytes(4, "little")
+    stream = compression_of(packed).open(io.BytesIO(packed).read)
+    assert stream.read(100) == b"" and "more than 256 MiB of memory" in stream.fault
