@@ -1,8 +1,7 @@
 """params.yaml, recipes and ``--set key=value`` → validated, frozen settings.
 
 Each component declares its own ``Settings`` class beside its code, with a docstring under every
-field. Order of precedence: defaults of the
-code, then files (later ones over earlier), then the command line.
+field. Later ones go over earlier ones: defaults of the code, files in their order, command line.
 """
 
 import difflib

@@ -8,24 +8,23 @@ from ruamel.yaml import YAML
 from ruamel.yaml.compat import StringIO
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 
-Path = tuple[str, ...]
+Key = tuple[str, ...]
+"""The names of a setting, from the top of the file down."""
 WIDTH = 100
 
 
 def in_flow(value: Any) -> str:
     """A value in one line of YAML."""
     yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style, yaml.width, yaml.sort_base_mapping_type_on_output = (
-        True,
-        1 << 20,
-        False,
-    )
+    yaml.default_flow_style = True
+    yaml.width = 1 << 20
+    yaml.sort_base_mapping_type_on_output = False
     stream = StringIO()
     yaml.dump(value, stream)
     return stream.getvalue().removesuffix("...\n").strip()
 
 
-def with_setting(text: str, path: Path, value: Any) -> str:
+def with_setting(text: str, path: Key, value: Any) -> str:
     """The text with the setting at ``path``, which is changed where it is or added to its block."""
     node, depth, pair = _walk(text, path)
     if depth == len(path):
@@ -39,7 +38,7 @@ def with_setting(text: str, path: Path, value: Any) -> str:
     return _added(text, inner, path[depth], value)
 
 
-def without_setting(text: str, path: Path) -> str:
+def without_setting(text: str, path: Key) -> str:
     """The text without the setting at ``path``, nor blocks that it leaves empty."""
     node, depth, pair = _walk(text, path)
     if depth < len(path):
@@ -55,7 +54,7 @@ def without_setting(text: str, path: Path) -> str:
     return text[:first] + (text[after + 1 :] if after >= 0 else "")
 
 
-def _walk(text: str, path: Path) -> tuple[Any, int, Any]:
+def _walk(text: str, path: Key) -> tuple[Any, int, Any]:
     """How far ``path`` is there: the mapping of the last key that is, how many keys are, and that
     last key and its value (None: not one is)."""
     node: Any = YAML(typ="safe", pure=True).compose(text)

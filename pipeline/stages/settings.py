@@ -10,6 +10,8 @@ from core import console
 from core.artifacts import write_json
 from core.console import say
 from core.errors import UserError
+from core.kinds import has_keys
+from core.outputs import claimed_file
 from core.settings import Settings
 from pipeline.params import MODELS, SECTIONS, Params, settings_class
 from pipeline.setting_names import Named, near, plain, settings_of, suggestions, value_of
@@ -52,7 +54,10 @@ def write_training_settings(recipe: str, params: Params, output: str | Path) -> 
     if recipe == "sessions":
         judged_by = params.section("sessions.evaluate").model_dump(mode="json")
         written["evaluate"] = {name: judged_by[name] for name in TRAINED_BY}
-    write_json(Path(output), written)
+    # By these an earlier output is known: nothing else is written over.
+    keys = ("model", "train")
+    with claimed_file(output, replaceable=lambda path: has_keys(path, keys)) as file:
+        write_json(file, written)
     say(f"settings: {recipe}.model {model} → {output}")
 
 

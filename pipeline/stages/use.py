@@ -1,5 +1,6 @@
 """Lays a recipe over params.yaml: other lines stay as they are, a former recipe's settings go."""
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -7,16 +8,31 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.compat import StringIO
 
-from core.artifacts import read_json, write_json, write_text
+from core.artifacts import write_json, write_text
 from core.console import say
 from core.errors import UserError
 from core.settings import read_yaml
+from core.strict import ClosedRecord, checked, read_plain
 from pipeline import layout
 from pipeline.params import PARAMS_FILE, REPLACED_WHOLE, Params
-from pipeline.yaml_text import in_flow, with_setting, without_setting
+from pipeline.yaml_text import Key, in_flow, with_setting, without_setting
 
 ABSENT: Any = object()
-Key = tuple[str, ...]
+NOTHING: Mapping[str, Any] = {"recipe": None, "set": []}
+"""The record of a file that no recipe was laid over."""
+
+
+class UseRecord(ClosedRecord):
+    """What ``.params.yaml.use`` has to hold."""
+
+    recipe: str | None
+    set: list[dict[str, Any]]
+    """Of each setting its ``key``, what the recipe set it to (``now``) and, if it was there, what
+    it was (``before``)."""
+    text: str
+    """SHA-256 of the settings file before this recipe was laid over it."""
+    earlier: dict[str, Any]
+    """``recipe`` and ``set`` of that file."""
 
 
 def use(
@@ -26,7 +42,7 @@ def use(
 
     What a former recipe set is put back to what it was before. What was changed by hand since then
     stays, and so does a ``source.path`` of one's own. ``.params.yaml.use`` beside the file holds
-    what that needs.
+    what that needs; it is written first, so that a run that is killed loses nothing of it.
 
     Args:
         source: the log, in the place of the recipe's ``source.path``.
@@ -41,16 +57,32 @@ def use(
     tree = read_yaml(params_file) if params_file.exists() else {}
     file = Edited(text, tree)
     record_file = params_file.with_name(f".{params_file.name}.use")
-    former = read_json(record_file) if record_file.exists() else {"recipe": None, "set": []}
+    former = _former(record_file, file)
     own = _put_back(file, former)
     again = former["recipe"] == recipe
     written = _lay(file, over, own if again else {}, keep_paths=former["recipe"] is None)
     if source is not None:
         file.set(_path_key(over, recipe), str(source))
     Params(file.tree, f"{recipe} over {params_file}").check()
+    now = {"recipe": recipe, "set": written, "text": _digest(text)}
+    write_json(record_file, {**now, "earlier": former})
     write_text(params_file, file.text_checked())
-    write_json(record_file, {"recipe": recipe, "set": written})
     _say_what_changed(file, recipe, params_file, former, again, own, written)
+
+
+def _former(record_file: Path, file: "Edited") -> Mapping[str, Any]:
+    """``recipe`` and ``set`` of the recipe that was laid over the file, as the file is now."""
+    if not record_file.exists():
+        return NOTHING
+    record = checked(UseRecord, read_plain(record_file), record_file)
+    if record.text == _digest(file.text):  # killed before the file was written, or put back since
+        return record.earlier
+    restored = all(file.get(tuple(e["key"])) == e.get("before", ABSENT) for e in record.set)
+    return NOTHING if restored else {"recipe": record.recipe, "set": record.set}
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Edited:

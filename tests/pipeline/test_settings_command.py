@@ -98,6 +98,14 @@ def test_training_depends_on_its_own_models_settings_alone(recipe, model, tmp_pa
     assert written(f"{recipe}.train.seed=77") != first
 
 
+def test_no_other_file_is_written_over(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text("ranking: {train: {epochs: 3}}\n")
+    with pytest.raises(UserError, match="holds something else than this command writes"):
+        write_training_settings("ranking", Params.read([]), path)
+    assert path.read_text() == "ranking: {train: {epochs: 3}}\n"
+
+
 def test_a_refused_write_names_the_file_as_the_user_did(tmp_path):
     hidden = temporary_path(tmp_path / "params.yaml")
     error = PermissionError(errno.EACCES, "Permission denied", str(hidden))

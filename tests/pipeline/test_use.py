@@ -17,6 +17,7 @@ from tests.conftest import ROOT
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 SOME = [ROOT / "recipes" / f"{name}.yaml" for name in ("rees46", "yoochoose", "small", "movielens")]
 PAIRS = list(itertools.permutations(SOME, 2))[::2]
+SHORT = SOME[2:]
 SHIPPED = (ROOT / "params.yaml").read_text()
 
 
@@ -74,6 +75,44 @@ def test_what_was_changed_by_hand_stays(params, capsys):
     use(recipe, params)
     assert loaded(params)["sessions"]["source"]["path"] == "/data/other"
     assert params.read_text() == text.replace("/data/mine", "/data/other")
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_run_killed_between_its_two_files_goes_on(first, params, monkeypatch):
+    if not first:
+        use(SHORT[0], params)
+    before = params.read_text()
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.stages.use.write_text", killed)
+        with pytest.raises(KeyboardInterrupt):
+            use(SHORT[1], params)
+    assert params.read_text() == before
+    use(SHORT[1], params)
+    assert loaded(params) == loaded_alone(SHORT[1], params)
+    use(SHORT[0], params)
+    assert loaded(params) == loaded_alone(SHORT[0], params)
+
+
+def test_a_file_that_was_put_back_takes_any_recipe(params):
+    for recipe in SHORT:
+        use(SHORT[0], params)
+        params.write_text(SHIPPED)
+        use(recipe, params)
+        assert loaded(params) == loaded_alone(recipe, params)
+
+
+def loaded_alone(recipe, params):
+    """The settings after ``recipe`` alone."""
+    alone = params.parent / "alone" / params.name
+    alone.parent.mkdir(exist_ok=True)
+    alone.write_text(SHIPPED)
+    (alone.parent / f".{params.name}.use").unlink(missing_ok=True)
+    use(recipe, alone)
+    return loaded(alone)
 
 
 def test_a_log_that_is_not_there_is_said(params, tmp_path, capsys):
