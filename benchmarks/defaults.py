@@ -21,9 +21,9 @@ import numpy as np
 
 from core.console import say, table
 from pipeline.params import MODELS, Params
+from training.ranking import SEVERAL_LABELS
 
 REFERENCE, MEAN = "scikit-learn", "always the mean"
-SEVERAL_LABELS = ("shared_bottom", "mmoe", "ple")
 
 
 class Score(NamedTuple):

@@ -68,14 +68,14 @@ def session_baselines(
         return Batches(features / which, schema, batch_size, columns=names, shuffle=False)
 
     asked = validation_settings(settings).model_copy(update={"metrics": settings.metrics})
-    found: Baselines = {}
+    reached: Baselines = {}
     for name in ("popular", "sequential_rules"):
         model = popular if name == "popular" and popular else sessions.build(name, schema)
         if not model.has_observed:
             observe(model, batches("train", model))
         report = evaluate_sessions(model, batches(split, model), asked)
-        found[name] = {key: value for key, value in report.items() if "@" in key}
-    return found
+        reached[name] = {key: value for key, value in report.items() if "@" in key}
+    return reached
 
 
 def below(model: str, metrics: dict[str, Any], baselines: Baselines) -> list[str]:
@@ -90,8 +90,8 @@ def below(model: str, metrics: dict[str, Any], baselines: Baselines) -> list[str
             and worse(name, metrics[name], theirs[name])
         ]
         if lost:
-            told = ", ".join(
+            figures = ", ".join(
                 f"{name} {metrics[name]:.4f} against {theirs[name]:.4f}" for name in lost
             )
-            remarks.append(f"{model} scores below the baseline '{LABELS[key]}': {told}")
+            remarks.append(f"{model} scores below the baseline '{LABELS[key]}': {figures}")
     return remarks

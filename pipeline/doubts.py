@@ -6,14 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from core.console import counted
+from pipeline.small_splits import few, few_of_a_class
 
 WARNINGS = "warnings"
 """The key of the manifest that holds them."""
 TARGETS = "targets"
 """The key of a split that holds, of each target, its least and greatest value and its ones."""
-FEW_ROWS, FEW_OF_A_CLASS = 200, 30
-"""Fewer rows, or rows of one class, than this say little."""
 SHARED = ("fraction", "random")
 """Kinds of split of which a share tests, or none."""
 FIRST_VALUE = 3
@@ -31,50 +29,50 @@ def target_names(schema: Iterable[Any]) -> list[str]:
 
 def describe_targets(names: list[str], values: Callable[[str], Any]) -> dict[str, Target]:
     """Least, greatest value and ones of each target of some rows; empty where there are no rows."""
-    found = {}
+    described = {}
     for name in names:
         array = values(name)
         if len(array):
             ones = int(np.count_nonzero(array == 1))
-            found[name] = {"min": float(array.min()), "max": float(array.max()), "ones": ones}
-    return found
+            described[name] = {"min": float(array.min()), "max": float(array.max()), "ones": ones}
+    return described
 
 
 def joined_targets(parts: Iterable[Mapping[str, Target]]) -> dict[str, Target]:
     """The same of the rows of several parts together."""
     whole: dict[str, Target] = {}
     for part in parts:
-        for name, found in part.items():
-            before = whole.get(name, found | {"ones": 0})
+        for name, target in part.items():
+            before = whole.get(name, target | {"ones": 0})
             whole[name] = {
-                "min": min(before["min"], found["min"]),
-                "max": max(before["max"], found["max"]),
-                "ones": before["ones"] + found["ones"],
+                "min": min(before["min"], target["min"]),
+                "max": max(before["max"], target["max"]),
+                "ones": before["ones"] + target["ones"],
             }
     return whole
 
 
 def doubts(manifest: Mapping[str, Any], split: Mapping[str, Any]) -> list[str]:
-    """What to know before a metric of features with ``manifest`` is believed.
+    """Sentences on what makes metrics of features with ``manifest`` doubtful.
 
     Args:
         split: the settings of the split.
     """
-    unit, found = manifest["unit"], []
+    unit, warnings = manifest["unit"], []
     train = manifest["splits"]["train"]
     pairs = manifest["recipe"] == "interactions"
     for name, target in train.get(TARGETS, {}).items():
         # A target of ones says of pairs of users and items that they were chosen.
         if target["min"] == target["max"] and not (pairs and target["min"] == 1):
-            found.append(
+            warnings.append(
                 f"{name} is {target['min']:g} in all {train[unit]:,} {unit} that train: there is "
                 "nothing to learn from it; check the column and how it is read"
             )
     if manifest["cardinality"].get("item_id", math.inf) <= FIRST_VALUE + 1 and train[unit]:
-        found.append("all that train have one and the same item: there is nothing to learn")
+        warnings.append("all that train have one and the same item: there is nothing to learn")
     for name in ("valid", "test"):
-        found += _of_split(name, manifest["splits"][name], unit, split, classes=not pairs)
-    return found
+        warnings += _of_split(name, manifest["splits"][name], unit, split, classes=not pairs)
+    return warnings
 
 
 def _of_split(
@@ -86,25 +84,8 @@ def _of_split(
         asked = settings["valid"] if split == "valid" else settings["test"]
         chosen = not asked and (split == "valid" or settings["kind"] in SHARED)
         return [] if chosen else [f"the {split} split is empty: nothing can be evaluated on it"]
-    found = []
-    if rows < FEW_ROWS:
-        found.append(
-            f"the {split} split has {counted(rows, unit[:-1])} only: a share of them is known to ±"
-            f"{1 / math.sqrt(rows):.2f}, and smaller differences between models say nothing"
-        )
+    warnings = few(split, rows, unit.removesuffix("s"))
     for name, target in held_out.get(TARGETS, {}).items() if classes else ():
-        if not {target["min"], target["max"]} <= {0.0, 1.0}:
-            continue
-        ones = int(target["ones"])
-        least, value = min((ones, 1), (rows - ones, 0))
-        if least == 0:
-            found.append(
-                f"the {split} split has no row with {name} = {value} (of {rows:,}): there is no "
-                f"auc, and always saying {1 - value} would be right"
-            )
-        elif least < FEW_OF_A_CLASS:
-            found.append(
-                f"the {split} split has {least:,} of {rows:,} rows with {name} = {value} only: "
-                "metrics depend on these few"
-            )
-    return found
+        if {target["min"], target["max"]} <= {0.0, 1.0}:
+            warnings += few_of_a_class(split, name, int(target["ones"]), rows)
+    return warnings

@@ -45,6 +45,10 @@ SHARES = {
 """What a share of the best possible is, by metric."""
 
 
+LEAST_DIFFERENCE = 5e-4
+"""Differences between metrics below this are not named."""
+
+
 def headlines(metrics: Iterable[str]) -> list[str]:
     """Of the metrics there are, those that matter most: at one length of list."""
     names = list(metrics)
@@ -101,11 +105,7 @@ def meanings(names: Iterable[str]) -> list[str]:
 def worse(name: str, value: float, other: float) -> bool:
     """Whether ``value`` of a metric is worse than ``other``, by more than is printed."""
     difference = value - other if name.partition("@")[0] in BETTER_LOW else other - value
-    return difference > SEEN
-
-
-SEEN = 5e-4
-"""Differences below this are no matter."""
+    return difference > LEAST_DIFFERENCE
 
 
 def share_meanings(names: Iterable[str]) -> str:

@@ -3,33 +3,23 @@
 from typing import Any
 
 from core.console import counted
+from pipeline.small_splits import few, few_of_a_class
 from pipeline.training_summary import ending
 
-FEW = {"rows": 200, "sessions": 100, "users": 100}
-"""Rows, sessions or users below which differences between metrics are mostly chance."""
 
-
-def of_clicks(metrics: dict[str, Any], split: str, probabilities: Any, labels: Any) -> list[str]:
-    """Of the metrics of a click model.
+def of_clicks(
+    metrics: dict[str, Any], split: str, probabilities: Any, labels: Any, label: str
+) -> list[str]:
+    """Remarks on the metrics of a click model.
 
     Args:
+        label: name of the target.
         probabilities, labels: of the split, NumPy's, ``(rows,)``.
     """
     rows, clicks = len(labels), int((labels > 0).sum())
-    remarks = few(split, rows, "row", "rows")
+    remarks = [*few(split, rows, "row"), *few_of_a_class(split, label, clicks, rows)]
     if clicks in (0, rows):
-        return [
-            *remarks,
-            f"all {counted(rows, 'label')} of the {split} split are {min(clicks, 1)}: auc and "
-            "normalized_entropy are not defined, and nothing can be said of the model",
-        ]
-    if not remarks and min(clicks, rows - clicks) < FEW["rows"] / 4:
-        kind = "click" if clicks < rows - clicks else "row without a click"
-        plural = "" if kind == "click" else "rows without a click"
-        remarks.append(
-            f"the {split} split has only {counted(min(clicks, rows - clicks), kind, plural)}: "
-            "small differences are chance"
-        )
+        return remarks
     expected = int((probabilities >= 0.5).sum())
     if expected in (0, rows):
         never = "never" if expected == 0 else "always"
@@ -45,21 +35,14 @@ def of_clicks(metrics: dict[str, Any], split: str, probabilities: Any, labels: A
     return remarks
 
 
-def few(split: str, number: int, noun: str, unit: str) -> list[str]:
-    """That a split is too small to tell models apart, if it is."""
-    if number >= FEW[unit]:
-        return []
-    return [f"the {split} split has only {counted(number, noun)}: small differences are chance"]
-
-
 def of_sessions(metrics: dict[str, Any], split: str, total: int) -> list[str]:
-    """Of the metrics of a session model.
+    """Remarks on the metrics of a session model.
 
     Args:
         total: sessions of the split.
     """
     asked = metrics["sessions"]
-    remarks = few(split, asked, "session", "sessions") if asked else []
+    remarks = few(split, asked, "session")
     if asked < total:
         remarks.append(
             f"{total - asked:,} of {counted(total, 'session')} of the {split} split are not in the "
@@ -70,13 +53,13 @@ def of_sessions(metrics: dict[str, Any], split: str, total: int) -> list[str]:
 
 
 def of_users(split: str, judged: int, total: int) -> list[str]:
-    """Of the metrics of a model that ranks items for users.
+    """Remarks on the metrics of a model that ranks items for users.
 
     Args:
         judged: users in the means.
         total: users with an item in the split.
     """
-    remarks = few(split, judged, "user", "users") if judged else []
+    remarks = few(split, judged, "user")
     if judged < total:
         remarks.append(
             f"{total - judged:,} of {counted(total, 'user')} with items in the {split} split are "
@@ -86,7 +69,7 @@ def of_users(split: str, judged: int, total: int) -> list[str]:
 
 
 def of_training(recipe: str, record: dict[str, Any]) -> list[str]:
-    """Of how the training ended, as ``model.json`` has it: stopped early, or still improving."""
+    """A remark on how the training ended, by ``model.json``: stopped early, or still improving."""
     if "planned_steps" not in record.get("learned", {}):
         return []  # of an older version, or of factors that were taken from a model
     end = ending(recipe, record)

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from core.console import counted
+
 UNITS = {"ranking": "rows", "sessions": "sessions", "interactions": "rows"}
 """What a training batch of each recipe is made of."""
 
@@ -13,13 +15,13 @@ def in_words(recipe: str, record: dict[str, Any], result: Any) -> str:
         record: what ``model.json`` holds.
         result: the :class:`~training.run.FitResult`.
     """
-    metrics = _metrics(result.metrics)
+    metrics, unit = _metrics(result.metrics), UNITS[recipe].removesuffix("s")
     seconds = f"{result.seconds:.1f} s" if result.seconds < 10 else f"{result.seconds:.0f} s"
     if not result.history:  # No loop wrote one: the model counts.
-        counted = f"counted {_some(record['rows'], UNITS[recipe])} once in {seconds}"
-        return f"{counted}; on the validation split {metrics}" if metrics else counted
+        once = f"counted {counted(record['rows'], unit)} once in {seconds}"
+        return f"{once}; on the validation split {metrics}" if metrics else once
     speed = f"{result.samples_per_second:,.0f} {UNITS[recipe]}/s"
-    parts = [f"{_some(result.steps, 'steps')} in {seconds} ({speed})"]
+    parts = [f"{counted(result.steps, 'step')} in {seconds} ({speed})"]
     if metrics:
         parts.append(f"best on the validation split at step {result.best_step:,}: {metrics}")
     end = ending(recipe, record)
@@ -31,17 +33,13 @@ def ending(recipe: str, record: dict[str, Any]) -> str:
     learned, settings = record["learned"], record["train"]
     if learned["stopped"] == "patience":
         steps = f"at step {learned['steps']:,} of {learned['planned_steps']:,}"
-        return f"stopped early {steps}: no better for {_some(settings['patience'], 'validations')}"
+        return f"stopped early {steps}: no better for {counted(settings['patience'], 'validation')}"
     if not learned["still_improving"]:
         return ""
     by_steps = settings["max_steps"] == learned["planned_steps"]
     name, more = ("max_steps", "steps") if by_steps else ("epochs", "epochs")
     setting = f"{recipe}.train.{name}, now {settings[name]:,}"
     return f"still improving at its last step: more {more} may help ({setting})"
-
-
-def _some(number: int, what: str) -> str:
-    return f"{number:,} {what if number != 1 else what[:-1]}"
 
 
 def _metrics(metrics: dict[str, float]) -> str:

@@ -17,9 +17,10 @@ from pipeline.compare import cost
 from pipeline.compare.plan import Entry
 from pipeline.compare.settings import AfterSettings, CompareSettings
 from pipeline.metric_names import SAME
+from pipeline.metric_table import tested
 from pipeline.params import Params
 from pipeline.protocols import session_evaluation
-from pipeline.stages.evaluate import evaluate, tested
+from pipeline.stages.evaluate import evaluate
 from pipeline.stages.train import (
     MODEL_FILE,
     WEIGHTS_FILE,

@@ -95,9 +95,9 @@ def _remarks(summary: Summary, by_entry: dict[str, list[Result]]) -> list[str]:
                 f"{name} was still improving at its last step ({seeds}): it has not shown "
                 "what it can, and more epochs may help"
             )
-    # What is said of every model is said of the split.
-    told = [r["remarks"][summary["split"]] for results in by_entry.values() for r in results]
-    common = [one for one in told[0] if all(one in others for others in told)]
+    # A remark on every run is one on the split.
+    of_runs = [r["remarks"][summary["split"]] for results in by_entry.values() for r in results]
+    common = [one for one in of_runs[0] if all(one in others for others in of_runs)]
     return [*remarks, *(one for one in common if not one.startswith("training "))]
 
 

@@ -164,9 +164,6 @@ def read_events(
 ) -> pl.DataFrame:
     """All events in session and time order: the columns that the workflow reads, null where they
     were not read, and ``owners``."""
-    if not manifest["shards"]:
-        kept = manifest["source"]["keep_event_types"]
-        raise UserError(f"no event of the log is of a type that sessions.source keeps: {kept}")
     inputs = loaded.workflow.input_schema.column_names
     wanted = dict.fromkeys([*inputs, sessionize.EVENT_ORDER, *owners])
     read = [name for name in wanted if name in manifest["columns"]]

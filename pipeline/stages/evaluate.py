@@ -8,17 +8,19 @@ from typing import Any
 
 from core import gpu, kinds
 from core.artifacts import write_json
-from core.console import counted, say, table
+from core.console import say
 from core.errors import UserError
 from core.metrics_output import claimed_metrics
 from core.sums import CHECKSUM, Contents, read_manifest, reading
 from pipeline import remarks
-from pipeline.baselines import LABELS, below, click_baselines, session_baselines
+from pipeline.baselines import below, click_baselines, session_baselines
 from pipeline.best_possible import NotMatched, best_of_clicks, best_of_sessions
 from pipeline.feature_folder import features_identity, open_features
-from pipeline.metric_names import headlines, meaning, meanings, once, share_meanings, shown
+from pipeline.metric_names import headlines, once
+from pipeline.metric_table import show_metrics
 from pipeline.params import Params
 from pipeline.protocols import session_evaluation
+from pipeline.small_splits import few
 from pipeline.stages.train import (
     HISTORY_FILE,
     MODEL_FILE,
@@ -161,54 +163,6 @@ def digest_of(points: Points) -> str:
     return hashlib.sha256(json.dumps(points, sort_keys=True).encode()).hexdigest()
 
 
-def show_metrics(found: dict[str, Any]) -> None:
-    """Prints a table of the metrics, of what is compared with them, and what they mean; and the
-    remarks."""
-    baselines = found.get("baselines", {})
-    best, share = found.get("best_possible", {}), found.get("share_of_best", {})
-    header = ["metric", "better", found["model"]["name"], *(LABELS[name] for name in baselines)]
-    header += ["best possible", "share of best"] if best else []
-    rows, names = [], [name for name in shown(found) if found[name] is not None]
-    for name in names:
-        row = [name, meaning(name)[0], number(found[name])]
-        row += [number(theirs.get(name)) for theirs in baselines.values()]
-        row += [number(best.get(name)), percent(share.get(name))] if best else []
-        rows.append(row)
-    if rows:
-        table(f"On {judged_on(found)}", header, rows)
-        for line in meanings(names):
-            say(f"  {line}")
-    if best and share:
-        say(f"  {share_meanings(share)}")
-    for remark in found["remarks"]:
-        say(f"note: {remark}")
-
-
-def judged_on(found: dict[str, Any]) -> str:
-    """The split and what of it the metrics are over."""
-    return f"the {found['split']} split: {tested(found)}"
-
-
-def tested(found: dict[str, Any]) -> str:
-    """What the metrics are over, counted."""
-    if "predictions" in found:
-        sessions = counted(found["sessions"], "session")
-        return f"{counted(found['predictions'], 'next item')} of {sessions}"
-    if "users" in found:
-        return counted(found["users"], "user")
-    return counted(found["rows"], "rating" if "ratings" in found else "row")
-
-
-def number(value: float | None) -> str:
-    """A metric as tables show it."""
-    return "" if value is None else f"{value:.4f}"
-
-
-def percent(value: float | None) -> str:
-    """A share as tables show it."""
-    return "" if value is None else f"{value:.1%}"
-
-
 def evaluate_ranking(
     model: Any, schema: Any, features: Path, split: str, params: Params, baselines: bool
 ) -> tuple[dict[str, Any], Points]:
@@ -238,7 +192,7 @@ def evaluate_ranking(
     if reason:
         found["undefined_because"] = reason
     found["positive_rate"] = float(labels.mean())
-    found["remarks"] = remarks.of_clicks(found, split, probabilities, labels)
+    found["remarks"] = remarks.of_clicks(found, split, probabilities, labels, model.label)
     if baselines:
         found["baselines"] = click_baselines(features, schema, split, model.label)
     points = {
@@ -292,11 +246,8 @@ def validations(model: Path) -> list[dict[str, Any]]:
         return []
     with open(model / HISTORY_FILE, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    names = (
-        [name.removeprefix("valid_") for name in rows[0] if name.startswith("valid_")]
-        if rows
-        else []
-    )
+    columns = rows[0] if rows else ()
+    names = [name.removeprefix("valid_") for name in columns if name.startswith("valid_")]
     first = headlines(names)
     return [
         {
@@ -339,7 +290,7 @@ def evaluate_interactions(
             found["baselines"] = {"popular": found["popular"]}
         return found, {}
     found["ratings"] = batches.rows
-    found["remarks"] = remarks.few(split, batches.rows, "rating", "rows")
+    found["remarks"] = few(split, batches.rows, "rating")
     if baselines:
         found["baselines"] = {"always_the_mean": always_the_mean(model, features, schema, batches)}
     return found, {}

@@ -7,7 +7,7 @@ from typing import Any
 
 from core import gpu, kinds
 from core.artifacts import read_json
-from core.console import say
+from core.console import counted, say
 from core.errors import UserError
 from core.marker import unlist_absent
 from core.outputs import Claim, claimed
@@ -113,9 +113,9 @@ def _train(
             f"({recipe}.train.epochs, now {engine.epochs:,})"
         )
     parameters = sum(weight.numel() for weight in model.parameters())
-    unit = training_summary.UNITS[recipe]
+    unit = training_summary.UNITS[recipe].removesuffix("s")
     size = f", {parameters:,} parameters" if parameters else ""
-    say(f"training {name}: {training.rows:,} {unit if training.rows != 1 else unit[:-1]}{size}")
+    say(f"training {name}: {counted(training.rows, unit)}{size}")
     learn = fit_session_model if recipe == "sessions" else fit
     identity = features_identity(input)
     smaller = f"lower {recipe}.train.batch_size (now {engine.batch_size}) or valid_batch_size"

@@ -1,12 +1,8 @@
 """The best possible AUC and logloss, from the true probabilities that labels were drawn with."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from core.errors import UserError
-from core.parquet import read_table
 
 BINS = 1 << 16
 TRUTH_FILE = "truth.parquet"
@@ -69,25 +65,6 @@ def bayes_scores(probability: np.ndarray, label: np.ndarray) -> dict[str, float]
         "expected_auc": expected_auc(p),
         "expected_logloss": float(entropy(p).mean()),
     }
-
-
-def truth_scores(folder: str | Path, first: int = 0, last: int | None = None) -> dict[str, float]:
-    """:func:`bayes_scores` of rows ``first`` to ``last`` (exclusive) of a generated click log.
-
-    Rows are numbered in input order over all files. ``last`` may be left out for "to the end".
-
-    Raises:
-        UserError: if the folder holds no truth, or no such rows.
-    """
-    path = Path(folder) / TRUTH_FILE
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; only generated logs have true probabilities")
-    table = read_table(path)
-    rows = range(table.num_rows)[first:last]
-    if len(rows) == 0:
-        raise UserError(f"{path}: holds {table.num_rows} rows, none in [{first}, {last})")
-    table = table.slice(rows.start, len(rows))
-    return bayes_scores(table["probability"].to_numpy(), table["label"].to_numpy())
 
 
 class BayesMeter:

@@ -31,12 +31,14 @@ def expected_warnings(clicks):
     for split in ("valid", "test"):
         mine = clicks[split]
         if len(mine) < 200:
-            found.append(f"the {split} split has {len(mine)} rows only")
+            found.append(f"the {split} split has only {len(mine)} rows")
         least, value = min((sum(mine), 1), (len(mine) - sum(mine), 0))
         if least == 0:
             found.append(f"the {split} split has no row with click = {value} ")
         elif least < 30:
-            found.append(f"the {split} split has {least} of {len(mine)} rows with click = {value}")
+            found.append(
+                f"the {split} split has only {least} of {len(mine)} rows with click = {value}"
+            )
     return found
 
 
@@ -76,7 +78,7 @@ def test_a_small_test_split_of_sessions_is_told(tmp_path, capsys, sessions):
     assert ("test" in small) == (sessions == 40)
     for name in ("valid", "test"):
         count = made["splits"][name]["sessions"]
-        assert (f"the {name} split has {count} sessions only" in told) == (name in small)
+        assert (f"the {name} split has only {count} sessions" in told) == (name in small)
 
 
 def test_ratings_of_one_value_are_told(tmp_path):

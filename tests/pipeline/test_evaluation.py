@@ -215,7 +215,7 @@ def test_labels_of_one_value_are_said(tmp_path, capsys, label, recwarn):
     train("ranking", features, tmp_path / "model", given)
     found = judged(tmp_path, given, "ranking")
     said = capsys.readouterr().out
-    assert f"all 300 labels of the test split are {label}" in said
+    assert f"the test split has no row with label = {1 - label} (of 300)" in said
     assert found["auc"] is None and found["baselines"]["logistic_regression"]["auc"] is None
     assert not [warning for warning in recwarn if "overflow" in str(warning.message)]
 
@@ -231,20 +231,28 @@ def test_below_is_what_is_worse_by_more_than_is_printed():
 @pytest.mark.parametrize(
     ("labels", "probabilities", "told"),
     [
-        ([0] * 500, [0.1] * 500, "all 500 labels of the test split are 0"),
-        ([1] * 500, [0.1] * 500, "all 500 labels of the test split are 1"),
+        ([0] * 500, [0.1] * 500, "the test split has no row with click = 1 (of 500)"),
+        ([1] * 500, [0.1] * 500, "the test split has no row with click = 0 (of 500)"),
         ([1] * 100 + [0] * 400, [0.2] * 500, "0.8000 is that of never saying click"),
         ([1] * 400 + [0] * 100, [0.7] * 500, "0.8000 is that of always saying click"),
         ([1] * 100 + [0] * 400, [0.2, 0.6] * 250, "no better than that of always"),
         ([1] * 20 + [0] * 40, [0.6] * 20 + [0.2] * 40, "the test split has only 60 rows"),
-        ([1] * 5 + [0] * 900, [0.6] * 5 + [0.2] * 900, "the test split has only 5 clicks"),
-        ([1] * 1 + [0] * 900, [0.6] * 1 + [0.2] * 900, "the test split has only 1 click:"),
+        (
+            [1] * 5 + [0] * 900,
+            [0.6] * 5 + [0.2] * 900,
+            "the test split has only 5 of 905 rows with click = 1",
+        ),
+        (
+            [1] * 1 + [0] * 900,
+            [0.6] * 1 + [0.2] * 900,
+            "the test split has only 1 of 901 rows with click = 1",
+        ),
     ],
 )
 def test_what_metrics_hide_is_said(labels, probabilities, told):
     labels, probabilities = np.array(labels), np.array(probabilities)
     accuracy = float(((probabilities >= 0.5) == (labels > 0)).mean())
-    found = remarks.of_clicks({"accuracy": accuracy}, "test", probabilities, labels)
+    found = remarks.of_clicks({"accuracy": accuracy}, "test", probabilities, labels, "click")
     assert any(told in remark for remark in found), found
 
 
@@ -253,7 +261,7 @@ def test_nothing_is_said_of_a_sound_evaluation():
     chances = random.random(2000)
     labels = (random.random(2000) < chances).astype(int)
     accuracy = float(((chances >= 0.5) == (labels > 0)).mean())
-    assert remarks.of_clicks({"accuracy": accuracy}, "test", chances, labels) == []
+    assert remarks.of_clicks({"accuracy": accuracy}, "test", chances, labels, "click") == []
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 1000])

@@ -12,7 +12,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from core.errors import UserError
 from core.settings import validate
-from pipeline.synthetic.bayes import truth_scores
+from pipeline.synthetic.bayes import bayes_scores
 from pipeline.synthetic.criteo import CriteoGenerateSettings, generate_criteo
 from pipeline.synthetic.criteo_teacher import CATEGORIES, zipf_rank
 
@@ -84,7 +84,7 @@ def test_manifest_agrees_with_sklearn_and_with_the_labels_on_disk(log):
         assert scores["rows"] == chosen.sum()
         assert scores["auc"] == pytest.approx(roc_auc_score(y[chosen], p[chosen]), abs=1e-6)
         assert scores["logloss"] == pytest.approx(log_loss(y[chosen], p[chosen]), abs=1e-9)
-    exact = truth_scores(folder, tail["first_row"])
+    exact = bayes_scores(p[tail["first_row"] :], y[tail["first_row"] :])
     assert exact == pytest.approx({key: tail[key] for key in exact}, abs=1e-6)
     assert json.loads((folder / "manifest.json").read_text()) == manifest
 
@@ -138,10 +138,3 @@ def test_zipf_ranks_follow_the_stated_law():
 def test_wrong_settings_are_explained(tree, message):
     with pytest.raises(UserError, match=message):
         validate(CriteoGenerateSettings, tree, "params.yaml")
-
-
-def test_truth_of_absent_folder_or_rows_is_a_user_error(log, tmp_path):
-    with pytest.raises(UserError, match=r"truth\.parquet"):
-        truth_scores(tmp_path)
-    with pytest.raises(UserError, match="20003 rows"):
-        truth_scores(log[0], 30_000)
