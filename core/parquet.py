@@ -1,17 +1,19 @@
 """Reading of Parquet files that stages of ours wrote: a damaged one is one error that names it."""
 
 import contextlib
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import polars as pl
-import polars.selectors as selectors
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core.errors import UserError
 from core.sums import check_expected
+
+if TYPE_CHECKING:
+    import polars as pl
 
 LONGEST = 200
 """Characters of a library's message that ours repeats."""
@@ -40,7 +42,7 @@ def reading(path: str | Path, check: bool = True) -> Iterator[None]:
         if error.errno is not None:
             raise
         raise _damaged(path, error) from error
-    except (pa.ArrowException, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+    except (pa.ArrowException, *_errors_of_polars()) as error:
         if "llocat" in str(error):  # of memory
             raise
         raise _damaged(path, error) from error
@@ -60,12 +62,15 @@ def read_table(path: str | Path, columns: Sequence[str] | None = None, **options
 
 def read_frame(
     path: str | Path, columns: Sequence[str] | None = None, **options: Any
-) -> pl.DataFrame:
+) -> "pl.DataFrame":
     """The columns of a file (None: all) as polars reads them.
 
     Raises:
         UserError: the file is absent or damaged.
     """
+    import polars as pl  # takes as long to import as a small log to read
+    from polars import selectors
+
     with reading(path):
         # As they are: polars takes a name such as "*" or "^a.*$" for a pattern.
         chosen = None if columns is None else [selectors.by_name(*columns)]
@@ -92,6 +97,14 @@ def read_row_groups(
     """
     with reading(path), pq.ParquetFile(path, memory_map=memory_map) as file:
         return file.read_row_groups(list(groups), columns=list(columns), use_threads=False)
+
+
+def _errors_of_polars() -> tuple[type[BaseException], ...]:
+    if "polars" not in sys.modules:  # and so none of them was raised
+        return ()
+    from polars import exceptions
+
+    return exceptions.PolarsError, exceptions.PanicException
 
 
 def _damaged(path: str | Path, error: BaseException) -> UserError:
