@@ -132,6 +132,16 @@ def leaves(column: Any) -> Array:
     return column.list.leaves.values
 
 
+def has_lists(column: Any) -> bool:
+    """Whether a GPU's column holds lists."""
+    return hasattr(column.dtype, "leaf_type")
+
+
+def elements(column: Any) -> Any:
+    """The values of all lists of a GPU's column as a column, or a column without lists itself."""
+    return column.list.leaves.reset_index(drop=True) if has_lists(column) else column
+
+
 def lengths(column: Any) -> Array:
     """How long each list of a GPU's column is, int64 ``(rows,)``; 0 where there is none."""
     return column.list.len().fillna(0).values.astype(np.int64)

@@ -29,7 +29,17 @@ from pipeline.doubts import TARGETS, joined_targets
 from pipeline.feature_folder import open_features
 from pipeline.held_out import HELD_OUT, Settled
 from pipeline.params import settings_class
-from pipeline.preprocess import COUNTS, EVENTS, MANIFEST, PLAN, STATE, Job, open_raw
+from pipeline.preprocess import (
+    COUNTS,
+    EVENTS,
+    LIST_VALUES,
+    MANIFEST,
+    PLAN,
+    STATE,
+    Job,
+    describe_split,
+    open_raw,
+)
 from pipeline.splits import SPLITS
 from workflows.state import STATE_FILE, check_growable, load_state, save_state
 
@@ -330,8 +340,12 @@ def _both(old: dict[str, Any], new: dict[str, Any], stays: tuple[str, ...]) -> d
     for split in stays:
         before, after = old["splits"][split], new["splits"][split]
         unknown = {name: n + before["unknown"][name] for name, n in after["unknown"].items()}
-        rows, files, values = (before[key] + after[key] for key in (unit, "files", "values"))
-        described = preprocess.describe_split(unit, rows, files, values, unknown)
+        rows, files = (before[key] + after[key] for key in (unit, "files"))
+        counts = {
+            name: sum(of.get(LIST_VALUES, {}).get(name, of["values"]) for of in (before, after))
+            for name in unknown
+        }
+        described = describe_split(unit, rows, files, counts, unknown)
         if TARGETS in before:
             parts = [of[TARGETS] for of in (before, after) if TARGETS in of]
             described[TARGETS] = joined_targets(parts)

@@ -130,7 +130,7 @@ class Params:
         columns = self._given("ranking.source").get("columns")
         if not isinstance(columns, Mapping):
             return {}
-        kinds = ("labels", "continuous", "categorical")
+        kinds = ("labels", "continuous", "categorical", "multi_valued")
         read = {kind: columns.get(kind, []) for kind in kinds}
         return {"workflow": {**read, "dense_transform": "none", "dense_missing": "median"}}
 

@@ -377,7 +377,11 @@ def features_table(workflow: Workflow, frame: pd.DataFrame) -> pa.Table:
     columns = {}
     for column in workflow.output_schema:
         kind = arrow_type(column)
-        values = [] if features is None else features[column.name].to_numpy()
+        made = None if features is None else features[column.name]
+        if made is not None and isinstance(made.dtype, pd.ArrowDtype) and column.is_list:
+            columns[column.name] = pa.array(made.array).cast(kind)
+            continue
+        values = [] if made is None else made.to_numpy()
         if column.is_list:
             columns[column.name] = _list_array(values, kind.value_type)
         else:
@@ -462,19 +466,31 @@ def summary(
                 f"the {split} split has no {unit}: the log is too short for its split settings"
             )
         coded = manifest["cardinality"]
-        # All coded columns of a row, or of a session's events, are equally long.
-        values = sum(max(found["values"].values(), default=0) for found in mine)
+        counts = {name: sum(found["values"][name] for found in mine) for name in coded}
         unknown = {name: sum(found["oov"][name] for found in mine) for name in coded}
-        described = describe_split(unit, rows, len(mine), values, unknown)
+        described = describe_split(unit, rows, len(mine), counts, unknown)
         targets = joined_targets(found[TARGETS] for found in mine)
         manifest["splits"][split] = described | ({TARGETS: targets} if targets else {})
     return manifest
 
 
+LIST_VALUES = "list_values"
+"""Key of a split's entry: how many values columns have of which a row has several."""
+
+
 def describe_split(
-    unit: str, rows: int, files: int, values: int, unknown: dict[str, int]
+    unit: str, rows: int, files: int, counts: dict[str, int], unknown: dict[str, int]
 ) -> dict[str, Any]:
-    """A split's entry in the manifest; ``values``: of each coded column."""
-    rates = {name: round(count / values, 6) if values else 0.0 for name, count in unknown.items()}
-    counted = {"files": files, "values": values, "unknown": unknown}
+    """A split's entry in the manifest; ``counts``: the values of each coded column. They are as
+    many as rows, or as the events of sessions; those of columns of several values are told apart.
+    """
+    rates = {
+        name: round(count / counts[name], 6) if counts[name] else 0.0
+        for name, count in unknown.items()
+    }
+    values = min(counts.values(), default=0)
+    counted: dict[str, Any] = {"files": files, "values": values, "unknown": unknown}
+    longer = {name: count for name, count in counts.items() if count != values}
+    if longer:
+        counted[LIST_VALUES] = longer
     return {unit: rows, **counted, "oov_rate": rates}

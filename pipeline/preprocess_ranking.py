@@ -117,7 +117,7 @@ def workflow(settings: RankingPreprocessSettings, columns: list[str]) -> Workflo
     Raises:
         UserError: one that the settings name is not among them.
     """
-    for setting in ("labels", "continuous", "categorical", "vectors"):
+    for setting in ("labels", "continuous", "categorical", "multi_valued", "vectors"):
         missing = [name for name in getattr(settings.workflow, setting) if name not in columns]
         if missing:
             raise UserError(
@@ -310,8 +310,8 @@ def row_groups(footer: pq.FileMetaData, start: int, stop: int) -> tuple[list[int
 
 
 def ranking_frame(table: pa.Table, settings: RankingWorkflowSettings) -> pd.DataFrame:
-    """Raw rows as the ranking workflow reads them: numbers as NumPy's, categories as Arrow's,
-    vectors as objects; labels that are not there are 0.
+    """Raw rows as the ranking workflow reads them: numbers as NumPy's, categories, and
+    lists of them, as Arrow's, vectors as objects; labels that are not there are 0.
 
     Arrow's columns are taken as they are, with their nulls; NumPy's would be floats with NaN, each
     copied whenever the workflow selects some of them.
@@ -326,6 +326,8 @@ def ranking_frame(table: pa.Table, settings: RankingWorkflowSettings) -> pd.Data
         row[:] = table[name].to_numpy()
         columns[name] = row
     for name in settings.categorical:
+        columns[name] = pd.Series(pd.arrays.ArrowExtensionArray(table[name]), copy=False)
+    for name in settings.multi_valued:
         columns[name] = pd.Series(pd.arrays.ArrowExtensionArray(table[name]), copy=False)
     for name in settings.vectors:
         columns[name] = table[name].to_pandas()

@@ -18,6 +18,7 @@ from workflows.ops import (
     Bucketize,
     Categorify,
     FillMedian,
+    FirstValues,
     HashBucket,
     HashedCross,
     Normalize,
@@ -25,7 +26,9 @@ from workflows.ops import (
 )
 from workflows.ops.fill_clip import Clip, FillMissing, LogOp
 
-Kind = Literal["categorical", "continuous"]
+Kind = Literal["categorical", "multi_valued", "continuous"]
+CODED: tuple[Kind, ...] = ("categorical", "multi_valued")
+"""Kinds that have vocabularies."""
 VectorWidth = Annotated[int, Field(ge=1, le=65_536)]
 """Numbers of a vector: each becomes a column."""
 CATEGORICAL_OPTIONS = ("freq_threshold", "max_size", "num_buckets")
@@ -135,7 +138,7 @@ class VocabularySettings(Settings):
             kind = kind_of(kinds, name, "columns")
             for option in given.model_fields_set:
                 wanted = "categorical" if option in CATEGORICAL_OPTIONS else "continuous"
-                if wanted != kind:
+                if wanted != ("categorical" if kind in CODED else kind):
                     raise ValueError(
                         f"columns.{name}: {option} is for {wanted} columns, {name} is {kind}"
                     )
@@ -146,7 +149,7 @@ class VocabularySettings(Settings):
 
     def own_names(self) -> Iterator[tuple[str, str]]:
         """The log's columns that become features, each with the setting that names it."""
-        for setting in ("labels", "continuous", "categorical", "vectors"):
+        for setting in ("labels", "continuous", "categorical", "multi_valued", "vectors"):
             for name in getattr(self, setting, ()):
                 yield name, setting
 
@@ -165,8 +168,9 @@ class VocabularySettings(Settings):
     def _check_categorical(self, kinds: Mapping[str, Kind]) -> None:
         shared = [name for group in self.shared_vocabularies for name in group]
         crossed = [name for cross in self.crosses for name in cross.columns]
-        named = {"shared_vocabularies": shared, "hashing": self.hashing, "crosses": crossed}
-        for setting, names in named.items():
+        for name in shared:
+            check_kind(kinds, name, "shared_vocabularies", *CODED)
+        for setting, names in {"hashing": self.hashing, "crosses": crossed}.items():
             for name in names:
                 check_kind(kinds, name, setting, "categorical")
         for cross in self.crosses:
@@ -188,11 +192,11 @@ def kind_of(kinds: Mapping[str, Kind], name: str, setting: str) -> Kind:
     return kinds[name]
 
 
-def check_kind(kinds: Mapping[str, Kind], name: str, setting: str, wanted: Kind) -> None:
-    """Raises ValueError unless ``name`` is a column of the kind that ``setting`` takes."""
+def check_kind(kinds: Mapping[str, Kind], name: str, setting: str, *wanted: Kind) -> None:
+    """Raises ValueError unless ``name`` is a column of a kind that ``setting`` takes."""
     kind = kind_of(kinds, name, setting)
-    if kind != wanted:
-        raise ValueError(f"{setting}: takes {wanted} columns, {name} is {kind}")
+    if kind not in wanted:
+        raise ValueError(f"{setting}: takes {' and '.join(wanted)} columns, {name} is {kind}")
 
 
 def per_column(
@@ -211,8 +215,12 @@ def category_codes(
     freq_threshold: int,
     max_size: int = 0,
     num_buckets: int = 1,
+    first_values: Mapping[str, int] | None = None,
 ) -> list[Any]:
-    """Branches that encode ``names``: by vocabulary, by hashing, and the crosses."""
+    """Branches that encode ``names``: by vocabulary, by hashing, and the crosses.
+
+    ``first_values``: how many values are kept of the lists of a column; of others all are.
+    """
     coded = [name for name in names if name not in settings.hashing]
     branches = []
     if coded:
@@ -222,7 +230,12 @@ def category_codes(
             per_column(settings, "num_buckets", coded, num_buckets),
             shared=settings.shared_vocabularies,
         )
-        branches.append(coded >> operator)
+        cut = [name for name in coded if name in (first_values or {})]
+        whole: Any = [name for name in coded if name not in cut]
+        if cut:
+            lists = cut >> FirstValues({name: first_values[name] for name in cut})
+            whole = whole + lists if whole else lists
+        branches.append(whole >> operator)
     hashed = [name for name in names if name in settings.hashing]
     if hashed:
         branches.append(hashed >> HashBucket({name: settings.hashing[name] for name in hashed}))

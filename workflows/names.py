@@ -82,6 +82,13 @@ def check_types(settings: Any, types: Mapping[str, str], where: str) -> None:
                     f"{where}.{setting}: takes {wanted}, and {name} was read as {types[name]}; "
                     "change the setting, or how ingest reads the column"
                 )
+    for name in getattr(settings, "multi_valued", ()):
+        kind = types.get(name, "list<")
+        if not kind.startswith("list<") or any(f": {one}" in kind for one in FLOATS):
+            raise UserError(
+                f"{where}.multi_valued: takes lists of integers and texts, and {name} was read as "
+                f"{kind}; name it among the multi_valued columns of the source and run ingest again"
+            )
     for name in getattr(settings, "categorical", ()):
         if types.get(name, "").startswith(FLOATS + LISTS):
             raise UserError(
@@ -91,10 +98,15 @@ def check_types(settings: Any, types: Mapping[str, str], where: str) -> None:
             )
     for group in settings.shared_vocabularies:
         known = {name: types[name] for name in group if name in types}
-        if len({kind.removeprefix("large_") for kind in known.values()}) > 1:
+        if len({_element(kind) for kind in known.values()}) > 1:
             told = ", ".join(f"{name} ({kind})" for name, kind in known.items())
             raise UserError(
                 f"{where}.shared_vocabularies: the columns of a group need one type, and the log "
                 f"has {told}; have ingest read all as text, by 'string' for each in the source "
                 "setting 'types', or leave the group out"
             )
+
+
+def _element(kind: str) -> str:
+    """Arrow's name of a type, or of that of a list's values."""
+    return kind.rpartition(": ")[2].removesuffix(">").removeprefix("large_")

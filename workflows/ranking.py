@@ -22,7 +22,6 @@ from workflows.columns import (
     check_kind,
     fill,
     grouped,
-    kind_of,
     per_column,
     scaled,
 )
@@ -56,6 +55,12 @@ class RankingWorkflowSettings(VocabularySettings):
     """Columns of numbers, the dense ones."""
     categorical: tuple[str, ...] = CATEGORICAL
     """Columns of ids or texts."""
+    multi_valued: tuple[str, ...] = ()
+    """Columns with several ids or texts a row: lists of codes, of which models take the mean of the
+    vectors. A row without a value has the code for missing ones; a value that a row has twice
+    counts twice. freq_threshold counts values, not rows."""
+    max_values: int = Field(0, ge=0)
+    """Most values that are kept of a row of multi_valued columns, the first ones; 0 means all."""
     vectors: dict[str, VectorWidth] = Field(default_factory=dict)
     """Columns of ``source.columns.vectors`` (text or image embeddings) and their widths: passed on
     as they are, as one dense column a dimension, ``NAME_0`` and on; a missing vector is all zeros.
@@ -147,14 +152,18 @@ class RankingWorkflowSettings(VocabularySettings):
         Raises:
             ValueError: a column is named as two things, or there is none.
         """
-        names = [*self.labels, *self.continuous, *self.categorical, *self.vectors]
+        coded = [*self.categorical, *self.multi_valued]
+        names = [*self.labels, *self.continuous, *coded, *self.vectors]
         twice = {name for name in names if names.count(name) > 1}
         if twice:
             raise ValueError(f"{', '.join(sorted(twice))}: a column can be one feature only")
         if len(names) == len(self.labels):
-            raise ValueError("name at least one of continuous, categorical and vectors")
+            raise ValueError(
+                "name at least one of continuous, categorical, multi_valued and vectors"
+            )
         kinds: dict[str, Kind] = dict.fromkeys(self.continuous, "continuous")
-        return kinds | dict.fromkeys(self.categorical, "categorical")
+        kinds |= dict.fromkeys(self.categorical, "categorical")
+        return kinds | dict.fromkeys(self.multi_valued, "multi_valued")
 
 
 def check_crosses(groups: tuple[tuple[str, ...], ...], kinds: Mapping[str, Kind]) -> None:
@@ -162,7 +171,7 @@ def check_crosses(groups: tuple[tuple[str, ...], ...], kinds: Mapping[str, Kind]
     seen = set()
     for group in groups:
         for name in group:
-            kind_of(kinds, name, "target_crosses")
+            check_kind(kinds, name, "target_crosses", "continuous", "categorical")
         if len(group) < 2 or len(set(group)) < len(group):
             raise ValueError(f"target_crosses: {list(group)} needs two columns or more, each once")
         if frozenset(group) in seen:
@@ -196,9 +205,11 @@ def build(settings: RankingWorkflowSettings) -> Workflow:
     tags = [Tags.TARGET, Tags.BINARY_CLASSIFICATION]
     labels = list(settings.labels) >> AsFloat() >> ops.AddMetadata(tags=tags)
     dense, indicators = _dense(settings)
-    names, numbers = list(settings.categorical), list(settings.continuous)
+    names = [*settings.categorical, *settings.multi_valued]
+    numbers = list(settings.continuous)
+    first = dict.fromkeys(settings.multi_valued, settings.max_values) if settings.max_values else {}
     codes = category_codes(
-        settings, names, settings.freq_threshold, settings.max_size, settings.num_buckets
+        settings, names, settings.freq_threshold, settings.max_size, settings.num_buckets, first
     )
     branches = [labels, *dense, *codes, *buckets(settings, numbers), *_statistics(settings)]
     if settings.dense_levels and numbers:
@@ -243,7 +254,8 @@ def _statistics(settings: RankingWorkflowSettings) -> list[Any]:
 
 def raw_columns(settings: RankingWorkflowSettings) -> list[str]:
     """The columns of the raw Parquet that the workflow reads."""
-    named = settings.labels, settings.continuous, settings.categorical, settings.vectors
+    coded = *settings.categorical, *settings.multi_valued
+    named = settings.labels, settings.continuous, coded, settings.vectors
     return [name for names in named for name in names]
 
 
@@ -251,7 +263,13 @@ def raw_schema(settings: RankingWorkflowSettings) -> Schema:
     """Schema of the raw Parquet as the workflow reads it (nullable integers arrive as floats)."""
     types = dict.fromkeys(raw_columns(settings), np.float64)
     types |= dict.fromkeys(settings.labels, np.int8) | {TRAINING: np.int8}
-    return Schema([ColumnSchema(name, dtype=dtype) for name, dtype in types.items()])
+    lists = {"is_list": True, "is_ragged": True}
+    return Schema(
+        [
+            ColumnSchema(name, dtype=dtype, **(lists if name in settings.multi_valued else {}))
+            for name, dtype in types.items()
+        ]
+    )
 
 
 def for_split(frame: pd.DataFrame, split: str) -> pd.DataFrame:

@@ -110,13 +110,12 @@ def column_kinds(columns: Mapping[str, str], coded: Mapping[str, int]) -> dict[s
     """``categorical`` or ``continuous`` for each column of the raw log that the report describes.
 
     Ids and categories (64-bit integers and texts) are categorical, other numbers continuous;
-    vectors are left out.
+    vectors are left out. Of lists of categories each value is a row.
     """
     kinds = {}
     for name, type in columns.items():
-        if (name in NOT_DESCRIBED and name not in coded) or type.startswith(
-            ("list", "large_list", "fixed_size_list")
-        ):
+        lists = type.startswith(("list", "large_list", "fixed_size_list"))
+        if (lists or name in NOT_DESCRIBED) and name not in coded:
             continue
         categorical = name in coded or type in ("int64", "string", "large_string")
         kinds[name] = "categorical" if categorical else "continuous"

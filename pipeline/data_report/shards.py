@@ -65,12 +65,25 @@ class RawLog:
             wanted = [column, TIME] if self.by_date and column != TIME else [column]
             frame = read_frame(shard.path, columns=wanted, use_statistics=False)
             values = frame[column].alias("value")  # Polars takes some names for patterns.
-            yield Chunk(values, self._days(frame, shard), rows_by_split(splits))
+            chunk = Chunk(values, self._days(frame, shard), rows_by_split(splits))
+            yield _values_as_rows(chunk) if values.dtype == pl.List else chunk
 
     def _days(self, frame: pl.DataFrame, shard: Shard) -> np.ndarray:
         if self.first_date is None:
             return np.full(len(frame), shard.day, np.int64)
         return milliseconds(frame[TIME]) // DAY - self.first_date
+
+
+def _values_as_rows(chunk: Chunk) -> Chunk:
+    """A column of lists with a row for each value; a missing list is one missing value."""
+    lengths = chunk.values.list.len().fill_null(0).clip(1).to_numpy()
+    owners = np.arange(len(lengths)).repeat(lengths)
+    splits: dict[str, Rows] = {}
+    for split, rows in chunk.splits.items():
+        held = np.zeros(len(lengths), bool)
+        held[rows] = True
+        splits[split] = np.flatnonzero(held[owners])
+    return Chunk(chunk.values.explode(), chunk.days[owners], splits)
 
 
 def rows_by_split(splits: Mapping[str, slice] | np.ndarray) -> Mapping[str, Rows]:

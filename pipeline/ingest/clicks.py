@@ -1,6 +1,7 @@
 """Click logs with columns of one's own → typed raw rows; those in Criteo's format are Criteo's."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -19,6 +20,7 @@ TIME = "timestamp"
 KINDS: dict[str, Kind] = {
     "labels": "label",
     "categorical": "category",
+    "multi_valued": "categories",
     "continuous": "number",
     "vectors": "vector",
 }
@@ -34,6 +36,10 @@ class ClickColumns(NamedColumns):
 
     categorical: list[str] = Field(default_factory=list)
     """Columns of ids or texts: of the user, the item, the page."""
+
+    multi_valued: list[str] = Field(default_factory=list)
+    """Columns with several categories a row (genres, tags): lists in Parquet and JSON, or a text
+    with multi_value_separator between them. A row without any has a missing one."""
 
     continuous: list[str] = Field(default_factory=list)
     """Columns of numbers."""
@@ -63,7 +69,9 @@ class ClickColumns(NamedColumns):
         if RESERVED in names:
             raise ValueError(f"a column cannot be called {RESERVED!r}; rename it in the log")
         if len(names) == len(self.labels):
-            raise ValueError("name at least one categorical or continuous column or vector")
+            raise ValueError(
+                "name at least one categorical or continuous column, multi-valued one or vector"
+            )
         return self
 
 
@@ -75,6 +83,10 @@ class ClickSourceSettings(TableSourceSettings):
     """null: the log is in Criteo's format, text (plain or compressed) or Parquet. Else which
     columns of a CSV, TSV, JSON lines or Parquet file are read; those of nested JSON by a path
     (event.id)."""
+
+    multi_value_separator: str = Field("|", min_length=1)
+    """Between the values of columns.multi_valued in text. Blanks around a value are left out, and
+    so are empty values."""
 
     label_values: dict[str, LabelValues] = Field(default_factory=dict)
     """For single labels, by their name, the values that count as 1 and as 0:
@@ -98,8 +110,9 @@ class ClickSourceSettings(TableSourceSettings):
         if both:
             raise ValueError(f"{both[0]}: give label_values or label_thresholds, not both")
         for name in self.types:
-            if name not in self.columns.categorical:
-                known = ", ".join(self.columns.categorical) or "none"
+            coded = [*self.columns.categorical, *self.columns.multi_valued]
+            if name not in coded:
+                known = ", ".join(coded) or "none"
                 raise ValueError(f"types.{name}: no such categorical column; there are {known}")
         return self
 
@@ -154,7 +167,10 @@ def click_columns(settings: ClickSourceSettings) -> list[Column]:
                 rules = settings.label_values.get(name), settings.label_thresholds.get(name)
                 read = label_reader(*rules)
             required = kind == "label"
-            columns.append(Column(name, name, kind, f"columns.{setting}", required, read=read))
+            column = Column(name, name, kind, f"columns.{setting}", required, read=read)
+            if kind == "categories":
+                column = replace(column, separator=settings.multi_value_separator)
+            columns.append(column)
     if (time := settings.columns.timestamp) is not None:
         columns.append(Column(TIME, time, "time", "columns.timestamp", required=True))
     return columns

@@ -19,9 +19,12 @@ from pipeline.ingest.arrays import (
     to_integers,
     to_texts,
 )
+from pipeline.ingest.categories import elements, listed
 from pipeline.ingest.times import FIRST_MS, LAST_MS, NUMBER, day_of, to_milliseconds
 
-Kind = Literal["id", "category", "number", "time", "vector", "label", "order"]
+Kind = Literal["id", "category", "categories", "number", "time", "vector", "label", "order"]
+CODED: tuple[Kind, ...] = ("id", "category", "categories")
+"""Kinds whose values are integers or texts, whichever the log holds."""
 
 TIMESTAMP = pa.timestamp("ms", "UTC")
 _NUMBERS = {"text", "bool", "integer", "float", "decimal"}
@@ -30,6 +33,7 @@ _VALUES = _NUMBERS | {"timestamp", "date", "time"}
 READABLE: dict[Kind, tuple[set[str], str]] = {
     "id": (_VALUES, "one text or number a row"),
     "category": (_VALUES, "one text or number a row"),
+    "categories": (_VALUES | {"list"}, "a list of texts or numbers a row, or a text"),
     "number": (_NUMBERS, "one number a row"),
     "label": (_NUMBERS, "0 or 1 a row"),
     "order": (_NUMBERS, "one integer a row"),
@@ -82,6 +86,8 @@ class Column:
     thousands: str = ""
     width: int | None = None
     """Length of a vector; known once the log was looked at."""
+    separator: str = "|"
+    """Between several categories in a text."""
     read: Callable[[pa.Array], Converted] | None = None
     """Converts the values in the place of what is usual for the kind; the result has
     ``arrow_type``."""
@@ -98,6 +104,8 @@ class Column:
             return pa.int8()
         if self.kind == "order":
             return pa.int64()
+        if self.kind == "categories":
+            return pa.list_(self.type or pa.string())
         return self.type or pa.string()
 
 
@@ -119,7 +127,10 @@ def convert(column: Column, array: pa.Array, null_values: list[str]) -> Converte
     families, expected = READABLE[column.kind]
     if family(array.type) not in families:
         raise Unreadable(f"{array.type}, expected {expected}")
-    values, bad, reason = column.read(array) if column.read else _converted(column, array)
+    if column.kind == "categories":
+        values, bad, reason = _categories(column, array, null_values)
+    else:
+        values, bad, reason = column.read(array) if column.read else _converted(column, array)
     if no_text.any():
         return values, bad | no_text, "bytes that are not UTF-8"
     return values, bad, reason
@@ -138,6 +149,21 @@ def _converted(column: Column, array: pa.Array) -> Converted:
         return _integers(array, f"setting types.{column.name}: string would keep it as text")
     values, bad = to_texts(array)
     return values, bad, ROUNDED
+
+
+def _categories(column: Column, array: pa.Array, null_values: list[str]) -> Converted:
+    """Lists of values; a row with a bad one is bad. Missing ones are left out, and a row without
+    any other is missing."""
+    flat, owners, no_text = elements(array, column.separator, null_values)
+    if family(flat.type) not in READABLE["category"][0]:
+        raise Unreadable(f"{array.type}, expected {READABLE['categories'][1]}")
+    values, wrong, reason = _converted(column, flat)
+    if no_text.any():
+        wrong, reason = wrong | no_text, "bytes that are not UTF-8"
+    kept = np.asarray(values.is_valid()) & ~wrong
+    bad = np.zeros(len(array), bool)
+    bad[owners[wrong]] = True
+    return listed(values, owners, kept, len(array)), bad, reason
 
 
 ROUNDED = (

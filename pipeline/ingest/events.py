@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 from core.errors import UserError
 from pipeline.ingest import delimited
 from pipeline.ingest.arrays import Unreadable, is_text, plain
-from pipeline.ingest.columns import Column, Converted, convert
+from pipeline.ingest.categories import elements
+from pipeline.ingest.columns import CODED, Column, Converted, convert
 from pipeline.ingest.faults import Faults, GuessContradicted
 from pipeline.ingest.guesses import Unclear, guess_times, is_null_text, looks_integer
 from pipeline.ingest.inputs import InputFile
@@ -82,7 +83,7 @@ class EventReader:
         types = {
             column.name: "integer" if column.type == pa.int64() else "string"
             for column in self.columns
-            if column.kind in ("id", "category")
+            if column.kind in CODED
         }
         widths = {c.name: c.width for c in self.columns if c.kind == "vector" and c.width}
         times = [column for column in self.columns if column.kind == "time"]
@@ -197,7 +198,7 @@ class EventReader:
         return [
             dataclasses.replace(
                 column,
-                type=column.type or (pa.string() if column.kind in ("id", "category") else None),
+                type=column.type or (pa.string() if column.kind in CODED else None),
                 time_format=column.time_format or ("iso" if column.kind == "time" else None),
             )
             for column in columns
@@ -221,7 +222,10 @@ class EventReader:
             lengths = pc.list_value_length(self._convert(file.path, column, array)[0])
             common = pc.mode(lengths.drop_null())
             return dataclasses.replace(column, width=common[0]["mode"].as_py() if common else None)
-        if column.kind in ("id", "category") and column.type is None:
+        if column.kind in CODED and column.type is None:
+            if column.kind == "categories":
+                self._convert(file.path, column, array)  # or it has no elements
+                array = elements(array, column.separator, settings.null_values)[0].drop_null()
             id_type = getattr(settings, "id_type", "auto") if column.kind == "id" else "auto"
             chosen = settings.types.get(column.name, id_type)
             guessed = chosen == "auto"

@@ -6,7 +6,7 @@ from numbers to texts. The columns of one block have one type each; what differs
 
 import io
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.json as pajson
 
 from pipeline.ingest.blocks import Block
+from pipeline.ingest.categories import as_lists, split_texts
 from pipeline.ingest.json_paths import (
     LARGEST_EXACT,
     Tree,
@@ -44,6 +45,8 @@ class Keys:
     Attributes:
         paths: keys, or paths to keys of objects within it.
         vectors: those of them that are lists of numbers.
+        several: those of them with several categories, as lists or as texts with a separator
+            between them, by which they are split.
         sessions: the path of the items where an object is a whole session; lists stay lists then.
     """
 
@@ -51,6 +54,7 @@ class Keys:
     vectors: Collection[str] = ()
     sessions: str | None = None
     max_line_bytes: int = 1 << 20
+    several: Mapping[str, str] = field(default_factory=dict)
 
     def tree(self) -> Tree | None:
         return tree_of(self.paths)
@@ -90,7 +94,7 @@ class _Lines:
                 rows.append(values)
                 self.good.append(index)
         self.parts.append(
-            {path: self._as_text([row[path] for row in rows]) for path in self.keys.paths}
+            {path: self._as_text(path, [row[path] for row in rows]) for path in self.keys.paths}
         )
 
     def _values(self, line: bytes) -> tuple[dict[str, Any] | None, tuple[str, str]]:
@@ -107,8 +111,12 @@ class _Lines:
             return None, ("no list", f"{items}: not a list (setting layout)")
         return values, reason
 
-    def _as_text(self, values: list[Any]) -> pa.Array:
-        """Values as texts, of a session's lists each one."""
+    def _as_text(self, path: str, values: list[Any]) -> pa.Array:
+        """Values as texts, of a session's lists and of several categories each one."""
+        if path in self.keys.several:
+            separator = self.keys.several[path]
+            lists = [self._texts(value, separator) for value in values]
+            return pa.array(lists, pa.list_(pa.string()))
         if self.keys.sessions is not None and any(isinstance(value, list) for value in values):
             texts = [
                 [_text(one) for one in (value if isinstance(value, list) else [value])]
@@ -118,6 +126,15 @@ class _Lines:
             ]
             return pa.array(texts, pa.list_(pa.string()))
         return pa.array([_text(value) for value in values], pa.string())
+
+    @staticmethod
+    def _texts(value: Any, separator: str) -> list[str | None] | None:
+        """The texts of several categories."""
+        if isinstance(value, str):
+            return split_texts(pa.array([_text(value)]), separator)[0].as_py()
+        if value is None:
+            return None
+        return [_text(one) for one in (value if isinstance(value, list) else [value])]
 
     def _whole(self, lines: list[bytes]) -> dict[str, pa.Array] | None:
         limit = self.keys.max_line_bytes
@@ -144,9 +161,15 @@ class _Lines:
                 nulls = pa.nulls(len(lines), schema.field(name).type)
                 table = table.append_column(name, nulls)
         columns = {path: column_at(table, path) for path in self.keys.paths}
-        if any(column is None or inexact(column) for column in columns.values()):
+        if any(column is None or self._differs(path, column) for path, column in columns.items()):
             return None
         return None if self._no_list(columns) else columns
+
+    def _differs(self, path: str, column: pa.Array) -> bool:
+        """Whether a column may hold something else than was written."""
+        if path in self.keys.several and is_list(column):
+            column = column.flatten()  # of which lists and objects are read as texts
+        return inexact(column) or (path in self.keys.several and pa.types.is_nested(column.type))
 
     def _no_list(self, columns: dict[str, pa.Array]) -> bool:
         """Whether there are items that are no lists, where each object is a session."""
@@ -162,11 +185,14 @@ class _Lines:
         if None in records:
             return None
         keep = self.keys.sessions is not None
+        tops = {path.partition(".")[0] for path in self.keys.several} | {*self.keys.several}
         try:
             types = {
                 name: VECTOR
                 if name in self.keys.vectors and not keep
-                else arrow_type([record.get(name) for record in records], below, keep)
+                else arrow_type(
+                    [record.get(name) for record in records], below, keep or name in tops
+                )
                 for name, below in self.tree.items()
             }
         except RecursionError:  # lists within lists: the line is sought one by one
@@ -180,7 +206,10 @@ def read_rows(block: Block, keys: Keys) -> Rows:
     found = _Lines(keys, keys.tree(), block)
     if lines:
         found.read(lines, 0)
-    arrays = {path: _joined([part[path] for part in found.parts]) for path in keys.paths}
+    arrays = {
+        path: _joined([part[path] for part in found.parts], keys.several.get(path))
+        for path in keys.paths
+    }
     return Rows(
         arrays,
         block.first_line + np.array(found.good, np.int64),
@@ -251,14 +280,19 @@ def _text(value: Any) -> str | None:
     return json.dumps(value)
 
 
-def _joined(columns: list[pa.Array]) -> pa.Array:
-    """Parts of a column as one array; as text if their types differ."""
+def _joined(columns: list[pa.Array], separator: str | None = None) -> pa.Array:
+    """Parts of a column as one array; as text if their types differ.
+
+    ``separator``: of a column with several categories, by which texts are split then.
+    """
     chunks = [chunk for chunk in columns if len(chunk)]
+    if separator is not None and len({chunk.type for chunk in chunks}) > 1:
+        chunks = [as_lists(chunk, separator) for chunk in chunks]
     valued = [chunk for chunk in chunks if chunk.null_count < len(chunk)]
     types = {chunk.type for chunk in valued}
     if len(types) > 1:
         lists = all(pa.types.is_list(kind) for kind in types)
-        chunks = [_to_text(chunk, lists and chunk in valued) for chunk in chunks]
+        chunks = [_to_text(chunk, lists and is_list(chunk)) for chunk in chunks]
     elif types:
         kind = types.pop()
         chunks = [chunk if chunk.type == kind else pa.nulls(len(chunk), kind) for chunk in chunks]

@@ -69,7 +69,8 @@ class TableFiles:
         self.layout = Layout(settings.separator, settings.quote, settings.column_names, self.wanted)
         vectors = {column.source for column in columns if column.kind == "vector"}
         item = sessions.item if sessions else None
-        self.keys = jsonlines.Keys(self.wanted, vectors, item, settings.max_line_bytes)
+        several = {c.source: c.separator for c in columns if c.kind == "categories"}
+        self.keys = jsonlines.Keys(self.wanted, vectors, item, settings.max_line_bytes, several)
         self.seen: dict[str, None] = {}
         """Columns of the log so far, also those that are not read."""
         self._known: set[str] = set()  # optional columns that some file has

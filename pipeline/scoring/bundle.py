@@ -137,7 +137,8 @@ class Bundle:
         if self.recipe == "sessions":
             read = {column.name for column in event_columns(self.source)}
         else:
-            read = {*self.source.columns.categorical} if self.source.columns else set()
+            columns = self.source.columns
+            read = {*columns.categorical, *columns.multi_valued} if columns else set()
         types: dict[str, str] = {}
         for operator in stat_operators(self.workflow):
             for name, values in _coded(operator).items():

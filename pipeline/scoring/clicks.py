@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import polars as pl
 
 from core.console import counted, progress, say
 from core.errors import UserError
 from core.parquet import read_frame
 from pipeline import preprocess_ranking
-from pipeline.ingest.clicks import ClickSourceSettings
+from pipeline.ingest.clicks import KINDS, ClickSourceSettings
 from pipeline.ingest.source import SourceSettings
 from pipeline.ingest.trace import Trace
 from pipeline.scoring.bundle import Bundle
@@ -26,6 +27,7 @@ from pipeline.scoring.tables import (
     write_table,
 )
 from pipeline.stages.ingest import ingest, set_aside
+from workflows.ops.values import list_parts
 from workflows.ranking import raw_columns
 
 ROWS_AT_ONCE = 100_000
@@ -87,7 +89,7 @@ def needed_columns(source: ClickSourceSettings, loaded: Bundle) -> ClickSourceSe
     if source.columns is None:
         return source
     used = raw_columns(loaded.preprocess.workflow)
-    lists = ("categorical", "continuous", "vectors")
+    lists = ("categorical", "multi_valued", "continuous", "vectors")
     kept = {n: [c for c in getattr(source.columns, n) if c in used] for n in lists}
     columns = source.columns.model_copy(update=kept)
     return source.model_copy(update={"columns": columns})
@@ -104,8 +106,8 @@ def _trace(source: ClickSourceSettings, id_columns: list[str]) -> Trace:
         raise UserError(f"{ID_COLUMN}: {twice[0]!r} is named twice")
     read: set[str] = set()
     if source.columns is not None:
-        lists = (source.columns.categorical, source.columns.continuous, source.columns.vectors)
-        read = {name for names in lists for name in names}
+        kinds = [kind for kind in KINDS if kind != "labels"]
+        read = {name for kind in kinds for name in getattr(source.columns, kind)}
     carried: dict[str, str] = {}
     for name in id_columns:
         # A column that the model reads too is read a second time, as it is.
@@ -142,8 +144,23 @@ def probabilities(loaded: Bundle, raw: Path, manifest: dict[str, Any]) -> Iterat
                 path = str(raw / shard["file"])
                 rows = read((path, first, last), "test")
                 frame = loaded.transform(rows)
-                names = loaded.model.input_names
-                inputs = {name: torch.from_numpy(frame[name].to_numpy()) for name in names}
+                inputs = model_inputs(frame, loaded.model.input_names)
                 with torch.inference_mode():
                     yield torch.sigmoid(loaded.model(inputs).double()).numpy()
                 advance(last - first)
+
+
+def model_inputs(frame: pd.DataFrame, names: Sequence[str]) -> dict[str, Any]:
+    """Features of some rows as a model reads them, of lists the values and the offsets."""
+    import torch
+
+    inputs = {}
+    for name in names:
+        parts = list_parts(frame[name])
+        if parts is None:
+            inputs[name] = torch.from_numpy(frame[name].to_numpy())
+            continue
+        values, lengths = parts
+        inputs[f"{name}__values"] = torch.from_numpy(values.to_numpy().copy())
+        inputs[f"{name}__offsets"] = torch.from_numpy(np.append(0, np.cumsum(lengths)))
+    return inputs

@@ -5,6 +5,7 @@ from workflows.ops.bucketize import Bucketize
 from workflows.ops.categorify import Categorify
 from workflows.ops.count_encoding import CountEncoding
 from workflows.ops.fill_median import FillMedian
+from workflows.ops.first_values import FirstValues
 from workflows.ops.hash_bucket import HashBucket
 from workflows.ops.hashed_cross import HashedCross
 from workflows.ops.joint_value import JointValues
@@ -23,6 +24,7 @@ __all__ = [
     "Categorify",
     "CountEncoding",
     "FillMedian",
+    "FirstValues",
     "HashBucket",
     "HashedCross",
     "JointValues",

@@ -23,7 +23,7 @@ from workflows.ops.hash_index import ALL_VALID, HashIndex
 from workflows.ops.lookup import ABSENT, ValueLookup
 from workflows.ops.reduction import lies_on_a_gpu, tree_reduce
 from workflows.ops.spill import Counts, CountsFile, Tally
-from workflows.ops.values import as_values, cast_to, counted_on_device, one_array
+from workflows.ops.values import as_values, cast_to, counted_on_device, list_parts, one_array
 from workflows.state_files import COUNTS, VALUES, OperatorState, StateFiles, column_files
 
 FIRST_VALUE = 3
@@ -63,6 +63,8 @@ class Categorify(ops.Categorify):
     - Out-of-vocabulary buckets come from a hash that is the same on CPU, GPU and every machine.
     - pandas frames go through hash tables of our own rather than merges; columns of Arrow's types
       are taken without a copy. cuDF frames are counted and looked up by sorting on the GPU.
+    - Of a column of lists, Arrow's or cuDF's, each value is counted and encoded; a list without
+      one, or that is missing, becomes the code of a missing value.
     - The state is kept as all counts and the vocabulary, in Parquet, so that it can be extended.
 
     Args:
@@ -208,16 +210,25 @@ class Categorify(ops.Categorify):
         names = col_selector.names
         if not frames.on_host(df):
             return frames.frame_of(df, {n: self.encode_on_device(n, df[n]) for n in names})
+        lists = {name: parts for name in names if (parts := list_parts(df[name])) is not None}
+        single = [name for name in names if name not in lists]
         # One block: the system gives huge pages for it.
-        codes = np.empty((len(names), len(df)), self.output_dtype)
-        for name, out in zip(names, codes, strict=True):
-            self.encode(name, df[name], out)
-        encoded = dict(zip(names, codes, strict=True))
-        return pd.DataFrame(encoded, index=df.index, copy=False)
+        codes = np.empty((len(single), len(df)), self.output_dtype)
+        for name, out in zip(single, codes, strict=True):
+            self.encode(name, as_values(df[name]), out)
+        encoded: dict[str, Any] = dict(zip(single, codes, strict=True))
+        encoded |= {name: self._encode_lists(name, *parts) for name, parts in lists.items()}
+        return pd.DataFrame({n: encoded[n] for n in names}, index=df.index, copy=False)
 
-    def encode(self, name: str, column: pd.Series, codes: np.ndarray) -> None:
-        """Writes the codes of one column to ``codes``, shape ``(rows,)``."""
-        values, key = as_values(column), self.key_of(name)
+    def _encode_lists(self, name: str, values: pa.Array, lengths: np.ndarray) -> Any:
+        codes = np.empty(len(values), self.output_dtype)
+        self.encode(name, values, codes)
+        offsets, codes = with_missing(codes, lengths)
+        return pd.arrays.ArrowExtensionArray(pa.ListArray.from_arrays(offsets, codes))
+
+    def encode(self, name: str, values: pa.Array, codes: np.ndarray) -> None:
+        """Writes the codes of one column's values to ``codes``, shape ``(values,)``."""
+        key = self.key_of(name)
         vocabulary = self.vocabulary[key]
         if pa.types.is_integer(values.type) and pa.types.is_integer(vocabulary.type):
             with _BUILDING:  # or each thread would build its own
@@ -248,6 +259,10 @@ class Categorify(ops.Categorify):
 
         The distinct values of a column of texts cross to the host to be looked up.
         """
+        if frames.has_lists(column):
+            codes = self.encode_on_device(name, frames.elements(column))
+            offsets, codes = with_missing(codes.values, frames.lengths(column))
+            return frames.lists(frames.rapids().cudf.Series(codes), offsets[:-1])
         key = self.key_of(name)
         with _BUILDING:
             if (key, "device") not in self._indexes:
@@ -333,6 +348,20 @@ class Categorify(ops.Categorify):
         return {**self.__dict__, "_indexes": {}, "counts": {}}
 
 
+def with_missing(codes: frames.Array, lengths: frames.Array) -> tuple[frames.Array, frames.Array]:
+    """The offsets ``(rows + 1,)`` and codes of lists, those without a value given the code of a
+    missing one."""
+    module = frames.module_of(codes)
+    sizes = module.maximum(lengths, 1)
+    offsets = module.zeros(len(sizes) + 1, dtype=np.int32)
+    offsets[1:] = module.cumsum(sizes)
+    present = module.ones(int(offsets[-1]), dtype=bool)
+    present[offsets[:-1][lengths == 0]] = False
+    filled = module.full(len(present), NULL, dtype=codes.dtype)
+    filled[present] = codes
+    return offsets, filled
+
+
 def _given(setting: PerColumn, column: str, otherwise: int) -> int:
     return setting.get(column, otherwise) if isinstance(setting, dict) else setting
 
@@ -398,8 +427,9 @@ def count_values(df: Any) -> dict[str, Tally]:
 
 def _counted(column: Any) -> Counts:
     if not frames.on_host(column):
-        return counted_on_device(column)
-    values = as_values(column)
+        return counted_on_device(frames.elements(column))
+    parts = list_parts(column)
+    values = as_values(column) if parts is None else parts[0]
     if pa.types.is_integer(values.type):
         distinct, counts = hash_counts.value_counts(*_buffers(values))
         return pa.array(distinct), counts

@@ -32,13 +32,29 @@ def as_values(column: Any, truncate: bool = False) -> pa.Array:
         values = pa.array(column.to_numpy(), from_pandas=True)
     else:
         values = pa.array(column, from_pandas=True)
-    values = one_array(values)
+    return _plain(one_array(values), getattr(column, "name", None), truncate)
+
+
+def list_parts(column: Any) -> tuple[pa.Array, np.ndarray] | None:
+    """The values of all lists of a column in the host's memory as :func:`as_values` gives them, one
+    list after the other, and the length of each list, 0 where there is none, int64 ``(rows,)``.
+    None: a column without lists."""
+    kind = column.dtype
+    if not isinstance(kind, pd.ArrowDtype) or not pa.types.is_list(kind.pyarrow_dtype):
+        return None
+    lists = one_array(pa.array(column.array))
+    lengths = np.asarray(pc.fill_null(pc.list_value_length(lists), 0)).astype(np.int64)
+    return _plain(pc.list_flatten(lists), column.name), lengths
+
+
+def _plain(values: pa.Array, name: Any, truncate: bool = False) -> pa.Array:
+    """Values as int64 or strings."""
     if pa.types.is_integer(values.type):
         return values.cast(pa.int64(), safe=False)
     if pa.types.is_floating(values.type):
         if truncate:
             return values.cast(pa.int64(), safe=False)
-        return _whole_numbers(values, getattr(column, "name", None))
+        return _whole_numbers(values, name)
     if pa.types.is_boolean(values.type):
         return values.cast(pa.int64())
     return values.cast(pa.string())
