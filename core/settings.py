@@ -5,7 +5,6 @@ field. Later ones go over earlier ones: defaults of the code, files in their ord
 """
 
 import difflib
-import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,13 +38,18 @@ def read_yaml(path: str | Path) -> Tree:
         tree = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such settings file") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a folder; name a settings file") from None
     except (YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML: {error}") from None
+        text = str(error).replace('in "<unicode string>", ', "")
+        raise UserError(f"{path}: not valid YAML: {text}") from None
     if tree is None:
         return {}
     _check_text(tree, str(path))
     if not isinstance(tree, dict):
-        raise UserError(f"{path}: expected settings as 'key: value' lines, found {tree!r}")
+        raise UserError(
+            f"{path}: no settings file: expected 'key: value' lines, found {shown(tree)}"
+        )
     return tree
 
 
@@ -159,9 +163,15 @@ def _explain(settings_class: type[Settings], fault: Any) -> str:
     told = f"{location}: {message[0].lower()}{message[1:]}"
     if isinstance(fault["input"], Mapping) and fault["type"] == "value_error":
         return told  # what is wrong between the settings of a block is named
-    given = fault["input"]
-    shown = "null" if given is None else textwrap.shorten(repr(given), LONGEST_VALUE)
-    return f"{told}, got {shown}"
+    return f"{told}, got {shown(fault['input'])}"
+
+
+def shown(value: Any) -> str:
+    """A wrong value as messages have it, in YAML's words, cut where it is long."""
+    if value is None:
+        return "null"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]} …"
 
 
 def _deeper(settings_class: Any, name: str, before: str = "") -> list[str]:

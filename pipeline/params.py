@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 from core.errors import UserError
-from core.settings import Settings, merge, read_tree, validate
+from core.settings import Settings, merge, read_tree, shown, validate
 from training.engine_settings import EngineSettings
 from training.interactions import ENGINE_DEFAULTS as INTERACTION_ENGINE
 from training.interactions import MODELS as INTERACTION_MODELS
@@ -139,7 +139,9 @@ class Params:
         for part in name.split("."):
             given = (given.get(part) or {}) if isinstance(given, Mapping) else given
         if not isinstance(given, Mapping):
-            raise UserError(f"{self.origin}: {name}: expected a block of settings, got {given!r}")
+            raise UserError(
+                f"{self.origin}: {name}: expected a block of settings, got {shown(given)}"
+            )
         return _chosen(given) if SECTIONS[name].settings == ENGINE else given
 
     def _validated(self, name: str, settings: Mapping[str, Any], where: str) -> Any:
@@ -201,14 +203,14 @@ def _check_names(tree: Mapping[str, Any], origin: str) -> None:
     known = {name for name in SECTIONS} | {f"{recipe}.model" for recipe in MODELS}
     for top, below in tree.items():
         if top == DEVICE and below not in (None, *DEVICES):
-            raise UserError(f"{origin}: device: expected auto, cpu or cuda, got {below!r}")
+            raise UserError(f"{origin}: device: expected auto, cpu or cuda, got {shown(below)}")
         if top == DEVICE or (top in known and top not in READ_RECIPES):
             continue
         if top not in READ_RECIPES:
             tops = sorted({DEVICE, *(name.partition(".")[0] for name in known)})
             _unknown(top, tops, origin, below)
         if below is not None and not isinstance(below, Mapping):
-            raise UserError(f"{origin}: {top}: expected a block of settings, got {below!r}")
+            raise UserError(f"{origin}: {top}: expected a block of settings, got {shown(below)}")
         for name, value in (below or {}).items():
             if f"{top}.{name}" not in known:
                 choices = [item for item in known if item.startswith(f"{top}.")]
@@ -227,6 +229,10 @@ def _check_model(recipe: str, name: Any, origin: str) -> None:
         )
 
 
+def _is_block(name: str) -> bool:
+    return any(section == name or section.startswith(f"{name}.") for section in SECTIONS)
+
+
 def _unknown(name: str, known: list[str], origin: str, below: Any) -> None:
     """Raises what is said of a block that there is not; ``below``: what is in it."""
     from pipeline import setting_names
@@ -237,6 +243,9 @@ def _unknown(name: str, known: list[str], origin: str, below: Any) -> None:
         whole = f"{whole}.{key}"
     # A setting without its block, as in --set epochs=3; a misspelt block; a misspelt setting.
     meant = setting_names.suggestions(whole)
+    meant = meant or [
+        f"{recipe}.{name}" for recipe in READ_RECIPES if _is_block(f"{recipe}.{name}")
+    ]
     block = [] if meant else difflib.get_close_matches(name, known, n=1)
     meant = meant or block or setting_names.near(whole)
     hint = f"known: {', '.join(known)}"

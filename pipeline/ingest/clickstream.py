@@ -1,5 +1,6 @@
 """Clickstreams → typed events with the raw columns of the sessions recipe."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -96,6 +97,17 @@ class ClickstreamSourceSettings(EventSourceSettings):
     preprocessing warns where one has several users; false: the same without the warning."""
 
     _named = field_validator("extra_categorical", "extra_continuous", "vectors")(check_names)
+
+    def remedy(self, reasons: Mapping[str, int], bad: int) -> str | None:
+        count = reasons.get(f"{self.columns.item_id}: missing", 0)
+        if 2 * count < bad:
+            return super().remedy(reasons, bad)
+        return (
+            f"Of these, {count:,} are events without an item, as searches are. To leave such out, "
+            "name the column of their type (columns.event_type) and the types to keep "
+            "(keep_event_types); else mend the log, or raise max_bad_fraction to leave these "
+            "lines out."
+        )
 
     @model_validator(mode="after")
     def _columns_agree(self) -> "ClickstreamSourceSettings":

@@ -5,7 +5,7 @@ with these 40 columns. Source of the format: Criteo's Display Advertising Challe
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,24 @@ SCHEMA = pa.schema(
 SEPARATORS = {",": "a comma", ";": "a semicolon", "|": "a bar", " ": "a space", "\t": "a tab"}
 
 
+OTHER_LAYOUT = ("expected 40 ", "this looks like a header row")
+"""How the reasons begin that say of a log that it is not laid out as Criteo's."""
+
+
 class CriteoSourceSettings(SourceSettings):
     """A Criteo log: text (plain or compressed) or Parquet; the index of a file is its ``day``."""
 
     separator: str = "\t"
     """The character between fields."""
+
+    def remedy(self, reasons: Mapping[str, int], bad: int) -> str | None:
+        laid_out = (count for reason, count in reasons.items() if reason.startswith(OTHER_LAYOUT))
+        if 2 * sum(laid_out) < bad:
+            return super().remedy(reasons, bad)
+        return (
+            "A log in Criteo's format has 40 columns and no header row; name the columns of "
+            "another click log in ranking.source.columns."
+        )
 
     @field_validator("separator")
     @classmethod

@@ -77,7 +77,8 @@ def points(report: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 
 def _show(report: dict[str, Any]) -> None:
-    rows = []
+    rows, days = [], [str(entry["day"]) for entry in report["by_day"]]
+    tests = report["splits"].get("test")
     for column in report["columns"]:
         kept = f"{column['kept']:,}" if "kept" in column else ""
         unknown = column.get("unknown", {}).get("test")
@@ -87,8 +88,8 @@ def _show(report: dict[str, Any]) -> None:
                 f"{column['missing']:.2%}",
                 f"{column['cardinality']:,}" if "cardinality" in column else "",
                 kept,
-                "" if unknown is None else f"{unknown:.2%}",
-                _largest_psi(column),
+                "" if unknown is None or not tests else f"{unknown:.2%}",
+                _largest_psi(column, days),
             ]
         )
     header = ["column", "missing", "distinct", "with a code", "unknown in test", "largest PSI"]
@@ -103,12 +104,12 @@ def _show(report: dict[str, Any]) -> None:
     )
 
 
-def _largest_psi(column: dict[str, Any]) -> str:
+def _largest_psi(column: dict[str, Any], days: list[str]) -> str:
     from pipeline.data_report.figures import BY_CHANCE
 
-    days = zip(column["psi_by_day"], column["psi_by_chance"], strict=True)
-    known = [(psi, chance) for psi, chance in days if psi is not None]
+    psis = zip(column["psi_by_day"], column["psi_by_chance"], days, strict=True)
+    known = [one for one in psis if one[0] is not None]
     if not known:
         return "–"
-    psi, chance = max(known)
-    return f"{psi:.3f}, chance" if psi <= BY_CHANCE * chance else f"{psi:.3f}"
+    psi, chance, day = max(known)
+    return f"{psi:.3f}, chance" if psi <= BY_CHANCE * chance else f"{psi:.3f}, {day}"

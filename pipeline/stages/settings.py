@@ -1,5 +1,6 @@
 """Tool: settings with their meanings and values; a check of all; what training depends on."""
 
+import difflib
 import re
 import shutil
 import textwrap
@@ -96,7 +97,9 @@ def _show_named(params: Params, name: str) -> None:
             if chosen:
                 _show_block(params, section, chosen)
                 return
-    meant = suggestions(name) or near(name)
+    blocks = [section for section in SECTIONS if "." in section] if "." in name else []
+    meant = difflib.get_close_matches(name, blocks, n=1, cutoff=0.85)
+    meant = meant or suggestions(name) or near(name)
     hint = "'merlin-pipeline settings' lists them"
     if meant:
         hint = f"did you mean {' or '.join(meant)}?"

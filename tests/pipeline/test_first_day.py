@@ -34,6 +34,7 @@ def folder(tmp_path_factory):
             lines += [f"{visit},p{(visit + event) % 9},{at},view", f"{visit},,{at},search"]
     (folder / "log.csv").write_text("\n".join(lines))
     (folder / "clicks.yaml").write_text(SETTINGS)
+    (folder / "bad.yaml").write_text("source: {path: log.csv, workers: 1}")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         given = ["--settings", "clicks.yaml"]
@@ -83,6 +84,10 @@ def test_a_wrong_word_is_answered_by_what_may_be_meant(run, words, said):
         (["ingest", "sessions", "--input", "none.csv"], r"none.csv: no such file .*--input, or"),
         (["train", "sessions", "--set", "sessions.train.epochs=two"], "integer, got 'two'"),
         (["ingest", "sessions", "--set", "sessions.source.columns.item_id="], "string, got null"),
+        (["use", "log.csv"], "log.csv: no settings file: .* found 'visit,sku.{,150}$"),
+        (["use", "data"], "data: is a folder; name a settings file"),
+        (["use", "bad.yaml"], "unknown setting 'source'; did you mean 'ranking.source' or "),
+        (["settings", "sessions.trian"], "did you mean sessions.train\\?"),
         (["report"], "no metrics yet: none of metrics/ranking.json, .*evaluate"),
     ],
 )  # fmt: skip
@@ -122,6 +127,24 @@ def test_lines_and_sessions_that_are_left_out_have_a_reason(run, folder):
     _, printed = run("preprocess", "sessions", *given)
     assert f"{SHORT} of {SHORT + LONG} sessions of the log are left out as too short" in printed
     assert re.search(r"preprocess: \d+ codes in 1 column → ", printed)
+
+
+def test_events_without_an_item_and_other_click_logs_are_advised_of_the_setting(run):
+    searches = ["--set", "sessions.source.keep_event_types=null", "--output", "none"]
+    given = ["--settings", "clicks.yaml", "--input", "log.csv"]
+    status, printed = run("ingest", "sessions", *given, *searches)
+    assert status == 1 and "events without an item, as searches are" in printed
+    assert "keep_event_types" in printed
+    status, printed = run("ingest", "ranking", "--input", "log.csv", "--output", "none")
+    assert status == 1 and "another click log in ranking.source.columns" in printed
+
+
+def test_a_split_that_is_empty_has_no_share_of_unknown_values(run):
+    given = ["--settings", "clicks.yaml", "--set", "sessions.preprocess.split={test: 0, valid: 0}"]
+    assert run("preprocess", "sessions", *given, "--output", "all")[0] == 0
+    places = ["--output", "data.json", "--plots", "pages"]
+    status, printed = run("inspect", "sessions", "--features", "all", *places)
+    assert status == 0 and re.search(r"item_id │ 0.00% │ 9 │ 9 │ │", printed)
 
 
 def test_a_step_of_sessions_is_counted_in_sessions(run):
