@@ -52,7 +52,8 @@ def evaluate(
         features: a folder that ``preprocess`` wrote.
         model: a folder that ``train`` wrote.
         metrics: JSON file to write: what this returns.
-        plots: folder of JSON files to write, as DVC plots them.
+        plots: folder of JSON files to write, as DVC plots them; ``summary.json`` in it holds the
+            main metrics for DVC's tables.
         baselines: whether the model is judged against simple ones, and a table is printed.
     """
     params = params or Params.read()
@@ -76,8 +77,11 @@ def evaluate(
     return found
 
 
-Points = dict[str, list[dict[str, Any]]]
-"""Rows of each plot by its name."""
+Points = dict[str, Any]
+"""What the files of the folder of plots hold, by their names: the rows of a plot, or the main
+metrics."""
+SUMMARY = "summary"
+"""Name of the file of the main metrics, which DVC's tables show."""
 
 
 def _evaluated(
@@ -121,6 +125,7 @@ def _judged(
     found["trained_rows"] = record["rows"]
     reads_users = recipe == "interactions" and trained.reads_users
     found["trained_unit"] = "users" if reads_users else UNITS[recipe]
+    points[SUMMARY] = summary(found)
     found["made_of"] = made_of(recipe, features, model, params, points)
     found["still_improving"] = bool(record.get("learned", {}).get("still_improving"))
     found["remarks"] = [
@@ -140,13 +145,16 @@ def _judged(
     return found, points
 
 
+def summary(found: dict[str, Any]) -> dict[str, float | None]:
+    """The main metrics, few enough for a line of ``dvc metrics show``."""
+    names = [*headlines(found), "normalized_entropy", "calibration"]
+    return {name: found[name] for name in names if name in found}
+
+
 def made_of(
     recipe: str, features: Path, model: Path, params: Params, points: Points
 ) -> list[dict[str, Any]]:
-    """What metrics and plots depend on, by which ``report`` tells whether they belong together.
-
-    A list, which DVC's tables of metrics leave out.
-    """
+    """What metrics and plots depend on, by which ``report`` tells whether they belong together."""
     found = [
         {"what": "features", "is": features_identity(features)},
         {"what": "model", "is": read_manifest(model / MODEL_FILE).get(CHECKSUM)},

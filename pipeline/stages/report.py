@@ -51,7 +51,7 @@ def report(params: Params | None = None) -> None:
         shares += metrics.get("share_of_best") or {}
         if "no_best_possible" in metrics:
             notes.append(f"{recipe}: no best possible score: {metrics['no_best_possible']}")
-    say("'dvc plots show' makes a page of the curves; 'dvc metrics show' prints all metrics")
+    say("'dvc plots show' makes a page of the curves; 'dvc metrics show' prints the main metrics")
     if rows:
         table("What was learned", HEADER, rows)
     if shares:

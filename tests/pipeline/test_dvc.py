@@ -8,6 +8,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.params import MODELS
+from pipeline.stages.evaluate import summary
 from pipeline.stages.settings import TRAINED_BY
 from tests.conftest import ROOT
 from training.sessions.settings import SessionEvaluationSettings
@@ -36,7 +37,6 @@ def run(folder, *arguments):
 
 def test_commands_before_the_first_run_say_little_and_nothing_of_comparisons(project):
     stages = dvc_yaml()["stages"]
-    assert "metrics" in stages["evaluate-ranking"]
     for command in ("status", "checkout", "dag"):
         _, lines = run(project, command)
         assert "compare" not in "\n".join(lines)
@@ -80,6 +80,22 @@ def test_charts_are_those_of_dvc_yaml_and_their_templates_are_there():
         assert about.get("template", "linear") in known, name
         for file in about["y"]:
             assert any(file == out or file.startswith(f"{out}/") for out in made), file
+
+
+def test_tables_of_metrics_are_of_the_main_ones_and_fit_a_screen(project):
+    whole = dvc_yaml()
+    outs = [out for stage in whole["stages"].values() for out in stage["outs"]]
+    numbers = {"auc": 0.7, "logloss": 0.4, "normalized_entropy": 0.9, "calibration": 1.1}
+    ranks = {"recall@20": 0.3, "ndcg@20": 0.2, "mrr@20": 0.1}
+    for file, found in zip(whole["metrics"], (numbers, ranks), strict=True):
+        assert any(isinstance(out, str) and file.startswith(f"{out}/") for out in outs), file
+        rest = {"baselines": {"popular": found}, "rows": 7, "accuracy": 0.5}
+        assert summary({**found, **rest}) == found
+        (project / file).parent.mkdir(parents=True)
+        (project / file).write_text(json.dumps(found))
+    code, lines = run(project, "metrics", "show")
+    assert code == 0 and "recall@20" in lines[0] and "auc" in lines[0]
+    assert max(map(len, lines)) <= 120
 
 
 def test_bars_are_in_the_order_of_their_file():

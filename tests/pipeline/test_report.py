@@ -135,5 +135,11 @@ def test_sessions_with_any_lengths_of_list(tmp_path, monkeypatch, capsys, ks):
     first = max([k for k in ks if k <= 20], default=min(ks))
     assert f"recall@{first}" in said and f"{found[f'recall@{first}']:.4f}" in said
     assert "undefined" not in said
+    assert read_json("plots/sessions/summary.json").keys() == {
+        f"{name}@{first}" for name in ("recall", "ndcg", "mrr")
+    }
+    for by in ("session_length", "popularity"):
+        points = read_json(f"plots/sessions/by_{by}.json")
+        assert points and all({by, "k", "recall"} <= point.keys() for point in points)
     report(Params({"sessions": {"model": "popular", "evaluate": {"ks": [3]}}}))
     assert "evaluated with another sessions.evaluate.ks" in capsys.readouterr().out
