@@ -84,7 +84,9 @@ def check_types(settings: Any, types: Mapping[str, str], where: str) -> None:
                 )
     for name in getattr(settings, "multi_valued", ()):
         kind = types.get(name, "list<")
-        if not kind.startswith("list<") or any(f": {one}" in kind for one in FLOATS):
+        if not kind.startswith(("list<", "large_list<")) or any(
+            f": {one}" in kind for one in FLOATS
+        ):
             raise UserError(
                 f"{where}.multi_valued: takes lists of integers and texts, and {name} was read as "
                 f"{kind}; name it among the multi_valued columns of the source and run ingest again"

@@ -56,7 +56,14 @@ def own_clicks(folder, output, how, cluster):
         users = [int(n) - 5 if n % 7 else None for n in rng.zipf(1.5, 600) % 30]
         prices = [float(n) if n > -1 else None for n in rng.normal(size=600)]
         vectors = [rng.normal(size=2).tolist() if n % 5 else None for n in range(600)]
+        genres = [
+            [f"genre {at}" for at in rng.integers(0, 9, n % 5)] if n % 8 else None
+            for n in range(600)
+        ]
+        tags = [rng.zipf(1.5, n % 4).tolist() for n in range(600)]
         columns = {
+            "genres": pl.Series(genres, dtype=pl.List(pl.String)),
+            "tags": pl.Series(tags, dtype=pl.List(pl.Int64)),
             "click": pl.Series(rng.integers(0, 2, 600), dtype=pl.Int8),
             "buy": pl.Series(rng.integers(0, 2, 600), dtype=pl.Int8),
             "page": pl.Series(pages, dtype=pl.String),
@@ -69,6 +76,9 @@ def own_clicks(folder, output, how, cluster):
         labels=("click", "buy"),
         categorical=("page", "user"),
         continuous=("price",),
+        multi_valued=("genres", "tags"),
+        max_values=3,
+        columns={"tags": {"num_buckets": 2}},
         vectors={"title": 2},
         dense_missing="median",
         dense_transform="none",

@@ -131,6 +131,13 @@ class _Cupy:
         return made(np.append(given(array), given(value)))
 
 
+class ListDtype:
+    """``cudf.ListDtype``."""
+
+    def __init__(self, leaf_type):
+        self.leaf_type = leaf_type
+
+
 class Series:
     """``cudf.Series``: an Arrow array; what has no nulls gives its values."""
 
@@ -144,6 +151,8 @@ class Series:
         kind = self.arrow.type
         if pa.types.is_timestamp(kind):
             return np.dtype("datetime64[ms]")
+        if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            return ListDtype(kind.value_type)
         plain = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
         return np.dtype(kind.to_pandas_dtype()) if plain else np.dtype(object)
 

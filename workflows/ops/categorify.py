@@ -261,7 +261,7 @@ class Categorify(ops.Categorify):
         """
         if frames.has_lists(column):
             codes = self.encode_on_device(name, frames.elements(column))
-            offsets, codes = with_missing(codes.values, frames.lengths(column))
+            offsets, codes = with_missing(codes, frames.lengths(column))
             return frames.lists(frames.rapids().cudf.Series(codes), offsets[:-1])
         key = self.key_of(name)
         with _BUILDING:

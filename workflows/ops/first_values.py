@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -35,10 +34,9 @@ class FirstValues(ops.Operator):
         lengths = frames.lengths(column)
         module = frames.module_of(lengths)
         starts = module.cumsum(lengths) - lengths
+        values = frames.elements(column)
+        places = module.arange(len(values))
+        owners = module.searchsorted(module.cumsum(lengths), places, side="right")
+        first = module.flatnonzero(places - starts[owners] < most)
         kept = module.minimum(lengths, most)
-        ends = module.zeros(int(lengths.sum()) + 1, dtype=np.int64)
-        # Up to the end of what is kept a count is one higher than before its start.
-        module.add.at(ends, starts, 1)
-        module.add.at(ends, starts + kept, -1)
-        inside = module.cumsum(ends)[:-1] > 0
-        return frames.lists(frames.elements(column)[inside], module.cumsum(kept) - kept)
+        return frames.lists(frames.taken(values, first), module.cumsum(kept) - kept)

@@ -40,11 +40,15 @@ def list_parts(column: Any) -> tuple[pa.Array, np.ndarray] | None:
     list after the other, and the length of each list, 0 where there is none, int64 ``(rows,)``.
     None: a column without lists."""
     kind = column.dtype
-    if not isinstance(kind, pd.ArrowDtype) or not pa.types.is_list(kind.pyarrow_dtype):
+    if not isinstance(kind, pd.ArrowDtype) or not _is_list(kind.pyarrow_dtype):
         return None
     lists = one_array(pa.array(column.array))
     lengths = np.asarray(pc.fill_null(pc.list_value_length(lists), 0)).astype(np.int64)
     return _plain(pc.list_flatten(lists), column.name), lengths
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
 
 
 def _plain(values: pa.Array, name: Any, truncate: bool = False) -> pa.Array:
