@@ -47,6 +47,15 @@ def say(text: str) -> None:
     out.print(plain(text), markup=False)
 
 
+def place(path: str | os.PathLike[str]) -> str:
+    """A path as a person reads it best: relative where it is below the working folder."""
+    try:
+        here = os.path.relpath(path)
+    except (OSError, ValueError):  # the working folder is gone, or on another drive
+        return os.fspath(path)
+    return os.fspath(path) if here.startswith(os.pardir) else here
+
+
 def counted(number: int, noun: str, plural: str = "") -> str:
     """``1 session``, ``14,400 sessions``.
 

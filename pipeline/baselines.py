@@ -78,6 +78,15 @@ def session_baselines(
     return reached
 
 
+def others(model: str, metrics: dict[str, Any], baselines: Baselines) -> Baselines:
+    """The baselines without one that is the model itself, with the same settings."""
+    return {
+        name: theirs
+        for name, theirs in baselines.items()
+        if name != model or any(metrics.get(key) != value for key, value in theirs.items())
+    }
+
+
 def below(model: str, metrics: dict[str, Any], baselines: Baselines) -> list[str]:
     """Sentences that say which baselines the model does not reach, and by which metric."""
     remarks = []

@@ -3,14 +3,14 @@
 from typing import Any
 
 from core.console import counted, say, table
-from pipeline.baselines import LABELS
+from pipeline.baselines import LABELS, others
 from pipeline.metric_names import meaning, meanings, share_meanings, shown
 
 
 def show_metrics(found: dict[str, Any]) -> None:
     """Prints a table of the metrics, of what is compared with them, and what they mean; and the
     remarks."""
-    baselines = found.get("baselines", {})
+    baselines = others(found["model"]["name"], found, found.get("baselines", {}))
     best, share = found.get("best_possible", {}), found.get("share_of_best", {})
     header = ["metric", "better", found["model"]["name"], *(LABELS[name] for name in baselines)]
     header += ["best possible", "share of best"] if best else []

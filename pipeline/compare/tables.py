@@ -136,9 +136,14 @@ def _percent(figure: dict[str, float | None]) -> str:
     return "–" if figure["mean"] is None else f"{figure['mean']:.1%}"
 
 
-def notes(summary: Summary) -> list[str]:
-    """What the tables' metrics are, a line for each kind, and the remarks."""
-    return [*(f"note: {remark}" for remark in summary["remarks"]), *meanings(summary["metrics"])]
+def notes(summary: Summary, metrics: list[str] | None = None) -> list[str]:
+    """What the tables' metrics are, a line for each kind, and the remarks.
+
+    Args:
+        metrics: those that are shown; None: all.
+    """
+    shown = summary["metrics"] if metrics is None else metrics
+    return [*(f"note: {remark}" for remark in summary["remarks"]), *meanings(shown)]
 
 
 def markdown(found: list[Table], notes: list[str]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from core import console, kinds
 from core.artifacts import write_json
-from core.console import say
+from core.console import counted, say
 from core.errors import UserError
 from core.metrics_output import claimed_metrics
 from core.outputs import claimed
@@ -179,9 +179,9 @@ def summary(
         claim.publish(report, write_plots)
     console.table(TITLES[recipe], shown[0].header, shown[0].rows)
     say(shown[0].meaning)
-    for note in notes(report):
+    for note in notes(report, report["headlines"]):
         say(note)
-    say(f"compare: {len(results)} runs → {metrics}, {Path(plots) / 'index.html'}")
+    say(f"compare: {counted(len(results), 'run')} → {metrics}, {Path(plots) / 'index.html'}")
     return report
 
 

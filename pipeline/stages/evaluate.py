@@ -8,7 +8,7 @@ from typing import Any
 
 from core import gpu, kinds
 from core.artifacts import write_json
-from core.console import say
+from core.console import place, say
 from core.errors import UserError
 from core.metrics_output import claimed_metrics
 from core.sums import CHECKSUM, Contents, read_manifest, reading
@@ -73,7 +73,7 @@ def evaluate(
     known = [key for key in headlines(found) if found[key] is not None]
     shown = ", ".join(f"{key} {found[key]:.4f}" for key in known)
     shown = shown or found.get("undefined_because", "no metric is defined")
-    say(f"evaluate: {split}: {shown} → {metrics}, {plots}")
+    say(f"evaluate: {split}: {shown} → {place(metrics)}, {place(plots)}")
     return found
 
 

@@ -12,7 +12,7 @@ from core.console import counted, say, table
 from core.errors import UserError
 from core.sums import CHECKSUM, read_manifest
 from pipeline import layout
-from pipeline.baselines import LABELS
+from pipeline.baselines import LABELS, others
 from pipeline.feature_folder import MANIFEST, PLAN, features_identity
 from pipeline.metric_names import headlines, share_meanings, worse
 from pipeline.metric_table import number, percent, tested
@@ -184,6 +184,7 @@ def _rows(recipe: str, metrics: dict[str, Any]) -> list[list[Any]]:
         counted(metrics["trained_rows"], unit),
         tested(metrics),
     ]
+    baselines = others(metrics["model"]["name"], metrics, metrics.get("baselines", {}))
     rows = []
     for at, name in enumerate(headlines(metrics)):
         best = (metrics.get("best_possible") or {}).get(name)
@@ -193,7 +194,7 @@ def _rows(recipe: str, metrics: dict[str, Any]) -> list[list[Any]]:
                 *(first if at == 0 else [""] * 4),
                 name,
                 "undefined" if metrics[name] is None else number(metrics[name]),
-                _best_baseline(name, metrics.get("baselines", {})),
+                _best_baseline(name, baselines),
                 "unknown" if best is None else number(best),
                 percent(share),
             ]

@@ -7,7 +7,7 @@ from typing import Any
 
 from core import gpu, kinds
 from core.artifacts import read_json
-from core.console import counted, say
+from core.console import counted, place, say
 from core.errors import UserError
 from core.marker import unlist_absent
 from core.outputs import Claim, claimed
@@ -67,7 +67,7 @@ def train(
 
         folder = Path(ranks.on_first(claim_output))
         record, result = _train(recipe, features, folder, params, engine, model, begin)
-        say(f"train: {training_summary.in_words(recipe, record, result)} → {output}")
+        say(f"train: {training_summary.in_words(recipe, record, result)} → {place(output)}")
         return {**record, "samples_per_second": result.samples_per_second}
 
 

@@ -147,6 +147,17 @@ def test_a_split_that_is_empty_has_no_share_of_unknown_values(run):
     assert status == 0 and re.search(r"item_id │ 0.00% │ 9 │ 9 │ │", printed)
 
 
+def test_a_model_that_is_a_baseline_is_not_beside_itself_and_paths_are_short(run, folder):
+    given = ["--settings", "clicks.yaml", "--set", "sessions.model=sequential_rules"]
+    _, printed = run("train", "sessions", *given, "--output", str(folder / "rules"))
+    assert printed.endswith(" → rules")
+    places = ["--model", "rules", "--metrics", str(folder / "m/rules.json"), "--plots", "m/p"]
+    _, printed = run("evaluate", "sessions", *given, *places)
+    assert "┃ sequential_rules ┃ always the most popular items ┃ ┡" in printed
+    assert printed.endswith(" → m/rules.json, m/p")
+    assert "sequential_rules" in read_json(folder / "m/rules.json")["baselines"]
+
+
 def test_a_step_of_sessions_is_counted_in_sessions(run):
     status, printed = run("profile", "sessions", "--settings", "clicks.yaml", "--steps", "1")
     assert status == 0 and "rows/s" not in printed
