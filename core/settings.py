@@ -90,11 +90,20 @@ def parse_override(text: str) -> Tree:
     try:
         tree: Any = YAML(typ="safe").load(value)
     except YAMLError as error:
-        raise UserError(f"--set {text}: the value is not valid YAML: {error}") from None
+        raise UserError(f"--set {text}: {_not_yaml(key, value, error)}") from None
     _check_text([key, tree], f"--set {ascii(text)[1:-1]}")
     for part in reversed(key.strip().split(".")):
         tree = {part: tree}
     return tree
+
+
+def _not_yaml(key: str, value: str, error: YAMLError) -> str:
+    """Why the value of an override cannot be read, in a line, and how one with marks is written."""
+    problem = getattr(error, "problem", None) or " ".join(str(error).split())
+    said = f"the value is not valid YAML: {problem}"
+    if any(mark in value for mark in "'\"[]{}\n"):
+        return f"{said}; close all quotes and brackets, and quote the whole for the shell"
+    return f"{said}; put quotes around a text with marks in it: --set '{key}=\"{value}\"'"
 
 
 def read_tree(

@@ -1,5 +1,7 @@
 """Click logs with columns of one's own → typed raw rows; those in Criteo's format are Criteo's."""
 
+import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -153,7 +155,26 @@ class ClickSourceSettings(TableSourceSettings):
                     f"Of these, {count:,} have another value in the label {name}, which may be a "
                     f"whole class of it: {advice(name, [*wrong])}."
                 )
+        for name in self.columns.continuous if self.columns else ():
+            texts = words_in(name, reasons)
+            if 2 * sum(texts.values()) >= bad and len(texts) > 1:
+                shown = ", ".join(repr(text) for text, _ in texts.most_common(3))
+                return (
+                    f"The column {name} holds texts, such as {shown}: name it in "
+                    "ranking.source.columns.categorical rather than in continuous, or add those "
+                    f"that stand for a missing value to null_values (now {self.null_values})."
+                )
         return super().remedy(reasons, bad)
+
+
+def words_in(column: str, reasons: Mapping[str, int]) -> Counter[str]:
+    """The texts that begin with a letter in a column of numbers, and how many rows have each."""
+    words: Counter[str] = Counter()
+    for reason, count in reasons.items():
+        value = re.match(rf"{re.escape(column)}: not a .*: '([^\W\d].*)'$", reason)
+        if value:
+            words[value[1]] += count
+    return words
 
 
 def click_columns(settings: ClickSourceSettings) -> list[Column]:

@@ -4,11 +4,15 @@ import random
 import re
 
 import pytest
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from core.artifacts import read_json
 from core.errors import UserError
 from core.settings import parse_override, read_yaml
 from pipeline.__main__ import main
+from pipeline.params import Params
+from pipeline.stages.ingest import ingest
 
 SETTINGS = """
 sessions:
@@ -179,3 +183,33 @@ def test_half_a_pair_of_utf16_is_refused_in_settings(tmp_path):
             parse_override(f"a={value}")
     file.write_text('a: "\\U0001F600 é"', encoding="utf-8")
     assert read_yaml(file) == {"a": "\U0001f600 é"}
+
+
+def test_a_value_that_is_no_yaml_is_refused_in_a_line_that_says_how_to_write_it():
+    drawn = random.Random(2)
+    for _ in range(200):
+        value = drawn.choice(",%@`&*|>") + "".join(drawn.choice("ab, %") for _ in range(3)).rstrip()
+        try:
+            YAML(typ="safe").load(value)
+        except YAMLError:
+            with pytest.raises(UserError, match=r"--set a.b=.*not valid YAML.*'a.b=\"") as found:
+                parse_override(f"a.b={value}")
+            assert "\n" not in str(found.value)
+            assert parse_override(str(found.value).split("--set '")[-1][:-1]) == {"a": {"b": value}}
+    with pytest.raises(UserError, match="close all quotes and brackets") as found:
+        parse_override("a.b=[1, 2")
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize("decimal", [".", ","])
+@pytest.mark.parametrize("words", [["phone", "desktop"], ["ad-1", "ad-2", "ad-3"], ["été", "7"]])
+def test_a_category_named_as_a_number_is_sent_to_the_categories(tmp_path, words, decimal):
+    rows = [f"{n % 2};{words[n % len(words)]};{n}" for n in range(60)]
+    log = tmp_path / "log.csv"
+    log.write_text("\n".join(["clicked;device;price", *rows]), encoding="utf-8")
+    columns = {"labels": ["clicked"], "continuous": ["price", "device"]}
+    given = Params({"ranking": {"source": {"columns": columns, "decimal": decimal}}})
+    several = sum(word[0].isalpha() for word in words) > 1
+    with pytest.raises(UserError, match="device") as found:
+        ingest("ranking", given.section("ranking.source"), log, tmp_path / "raw")
+    assert ("ranking.source.columns.categorical" in str(found.value)) == several
