@@ -193,7 +193,7 @@ def click_columns(settings: ClickSourceSettings) -> list[Column]:
                 column = replace(column, separator=settings.multi_value_separator)
             columns.append(column)
     if (time := settings.columns.timestamp) is not None:
-        columns.append(Column(TIME, time, "time", "columns.timestamp", required=True))
+        columns.append(Column(TIME, time, "time", "columns.timestamp", True, nullable=True))
     return columns
 
 

@@ -73,6 +73,8 @@ class Column:
     kind: Kind
     setting: str
     required: bool = False
+    nullable: bool = False
+    """Whether ``setting`` may be null, for a log without the column."""
     type: pa.DataType | None = None
     """Integer or string, for ids and categories; known once the log was looked at."""
     guessed: bool = False

@@ -46,7 +46,14 @@ class RatingsSourceSettings(EventSourceSettings):
 def rating_columns(settings: RatingsSourceSettings) -> list[Column]:
     """The columns to read, in the order of the output."""
     return [
-        Column(name, source, kind, f"columns.{name}", required=name not in OPTIONAL)
+        Column(
+            name,
+            source,
+            kind,
+            f"columns.{name}",
+            required=name not in OPTIONAL,
+            nullable=name not in ("user_id", "item_id"),
+        )
         for name, kind in KINDS.items()
         if (source := getattr(settings.columns, name)) is not None
     ]

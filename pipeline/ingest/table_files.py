@@ -179,6 +179,8 @@ class TableFiles:
                 if how.startswith("separated")
                 else "or format if this is not how the file is laid out"
             )
+            if column.nullable and fault == "no column":
+                remedy = f"or set it to null if the log has none, {remedy}"
             raise UserError(
                 f"{file.path}: {fault} '{source}' (setting {column.setting}). Found {how}: "
                 f"{', '.join(dict.fromkeys(names[:50])) or 'nothing'}. Correct {column.setting}, "

@@ -213,3 +213,19 @@ def test_a_category_named_as_a_number_is_sent_to_the_categories(tmp_path, words,
     with pytest.raises(UserError, match="device") as found:
         ingest("ranking", given.section("ranking.source"), log, tmp_path / "raw")
     assert ("ranking.source.columns.categorical" in str(found.value)) == several
+
+
+@pytest.mark.parametrize("lacking", ["user_id", "item_id", "rating", "timestamp"])
+def test_a_column_that_a_log_of_ratings_may_lack_is_said_to_be(tmp_path, lacking):
+    names = [name for name in ("user_id", "item_id", "rating", "timestamp") if name != lacking]
+    rows = [",".join(str(1_600_000_000 + n) for _ in names) for n in range(9)]
+    (tmp_path / "log.csv").write_text("\n".join([",".join(names), *rows]), encoding="utf-8")
+    given = Params({}).section("interactions.source")
+    with pytest.raises(UserError, match=f"no column '{lacking}'") as found:
+        ingest("interactions", given, tmp_path / "log.csv", tmp_path / "raw")
+    may_lack = lacking in ("rating", "timestamp")
+    assert ("set it to null if the log has none" in str(found.value)) == may_lack
+    columns = {"interactions": {"source": {"columns": {lacking: None}}}}
+    if may_lack:
+        given = Params(columns).section("interactions.source")
+        ingest("interactions", given, tmp_path / "log.csv", tmp_path / "raw")
