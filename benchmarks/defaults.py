@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from core.console import say, table
-from pipeline.params import MODELS, Params
+from pipeline.params import Params
+from pipeline.sections import MODELS
 from training.ranking import SEVERAL_LABELS
 
 REFERENCE, MEAN = "scikit-learn", "always the mean"

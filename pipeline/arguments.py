@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from core import failures
-from pipeline.params import RECIPES, Params, shared_files
+from pipeline.params import Params, shared_files
+from pipeline.sections import RECIPES
 
 Stages = argparse._SubParsersAction
 TRAIN_MEMORY = "lower RECIPE.train.batch_size or valid_batch_size, or the model's embedding_dim"

@@ -12,7 +12,7 @@ from pipeline import layout
 from pipeline.arguments import TRAIN_MEMORY, Parser, Stages, add_path, add_stage, read_params
 from pipeline.compare.command import add_compare
 from pipeline.ingest.source import SourceSettings
-from pipeline.params import READ_RECIPES, RECIPES
+from pipeline.sections import READ_RECIPES, RECIPES
 from pipeline.windows.command import add_windows
 
 SCORED = (

@@ -28,7 +28,6 @@ from pipeline import fitting, held_out, preprocess
 from pipeline.doubts import TARGETS, joined_targets
 from pipeline.feature_folder import open_features
 from pipeline.held_out import HELD_OUT, Settled
-from pipeline.params import settings_class
 from pipeline.preprocess import (
     COUNTS,
     EVENTS,
@@ -40,6 +39,7 @@ from pipeline.preprocess import (
     describe_split,
     open_raw,
 )
+from pipeline.sections import settings_class
 from pipeline.splits import SPLITS
 from workflows.state import STATE_FILE, check_growable, load_state, save_state
 
@@ -259,7 +259,7 @@ def _fresh(raw: Path, manifest: dict[str, Any], settled: Settled) -> dict[str, A
 
 def _types_to_set(recipe: str, new: Any, old: Any) -> str:
     """The setting by which ids are read as those that the features were made of, where it is only
-    that their types were told otherwise from the new values."""
+    that their types were guessed otherwise from the new values."""
     if not (isinstance(new, dict) and isinstance(old, dict)) or list(new) != list(old):
         return ""
     names = {"int64": "integer", "string": "string"}

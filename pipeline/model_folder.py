@@ -19,7 +19,7 @@ from core.settings import Settings
 from core.strict import Record, checked, printable, read_plain
 from core.sums import Contents
 from pipeline.feature_folder import features_identity
-from pipeline.params import MODELS, settings_class
+from pipeline.sections import MODELS, settings_class
 
 MODEL_FILE, WEIGHTS_FILE, HISTORY_FILE = "model.json", "model.safetensors", "history.csv"
 

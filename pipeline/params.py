@@ -5,26 +5,23 @@ imported when asked for, so that a short stage does not wait for torch.
 """
 
 import difflib
-import importlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 from core.errors import UserError
-from core.settings import Settings, merge, read_tree, shown, validate
+from core.settings import merge, read_tree, shown, validate
+from pipeline import setting_names
+from pipeline.sections import (
+    ENGINE,
+    MODELS,
+    READ_RECIPES,
+    SECTIONS,
+    settings_class,
+)
 from training.engine_settings import EngineSettings
-from training.interactions import ENGINE_DEFAULTS as INTERACTION_ENGINE
-from training.interactions import MODELS as INTERACTION_MODELS
 from training.model_settings import ModelSettings
-from training.ranking import ENGINE_DEFAULTS as CLICK_ENGINE
-from training.ranking import MODELS as CLICK_MODELS
-from training.sessions import ENGINE_DEFAULTS as SESSION_ENGINE
-from training.sessions import MODELS as SESSION_MODELS
 
-RECIPES = ("ranking", "sessions")
-READ_RECIPES = (*RECIPES, "interactions")
-"""Those that can be ingested, preprocessed, trained on and evaluated; ``interactions`` is no part
-of the DVC pipeline."""
 PARAMS_FILE = Path("params.yaml")
 DEVICE, DEVICES = "device", ("auto", "cpu", "cuda")
 """The setting above all blocks: where rows are preprocessed and models are trained. The ``device``
@@ -33,52 +30,6 @@ of a block, of ``cluster`` or ``RECIPE.train``, goes over it."""
 REPLACED_WHOLE = tuple(f"{recipe}.source.columns" for recipe in READ_RECIPES)
 """Blocks that describe a log: a file that has one takes the place of an earlier file's, so that
 columns of two logs are not mixed."""
-
-
-class Section(NamedTuple):
-    """One block of params.yaml."""
-
-    settings: str
-    """``module:Class`` of its settings."""
-    defaults: Mapping[str, Any] = {}
-    """What this recipe sets otherwise than the class does."""
-
-
-ENGINE = "training.engine_settings:EngineSettings"
-SECTIONS: dict[str, Section] = {
-    "cluster": Section("core.cluster:ClusterSettings"),
-    "ranking.generate": Section("pipeline.synthetic.criteo:CriteoGenerateSettings"),
-    "ranking.source": Section("pipeline.ingest.clicks:ClickSourceSettings"),
-    "ranking.preprocess": Section("pipeline.preprocess_ranking:RankingPreprocessSettings"),
-    **{f"ranking.{name}": Section(settings) for name, settings in CLICK_MODELS.items()},
-    "ranking.train": Section(ENGINE, CLICK_ENGINE),
-    "ranking.compare": Section("pipeline.compare.settings:RankingCompareSettings"),
-    "sessions.generate": Section("pipeline.synthetic.sessions:SessionsGenerateSettings"),
-    "sessions.source": Section("pipeline.ingest.clickstream:ClickstreamSourceSettings"),
-    "sessions.preprocess": Section("pipeline.preprocess_sessions:SessionsPreprocessSettings"),
-    **{
-        f"sessions.{name}": Section(f"{kind.__module__}:{kind.__name__}")
-        for name, (_, _, kind) in SESSION_MODELS.items()
-    },
-    "sessions.train": Section(ENGINE, SESSION_ENGINE),
-    "sessions.compare": Section("pipeline.compare.settings:SessionsCompareSettings"),
-    "sessions.evaluate": Section("training.sessions.settings:SessionEvaluationSettings"),
-    "sessions.windows": Section("pipeline.windows.settings:WindowsSettings"),
-    "interactions.source": Section("pipeline.ingest.ratings:RatingsSourceSettings"),
-    "interactions.preprocess": Section(
-        "pipeline.preprocess_interactions:InteractionsPreprocessSettings"
-    ),
-    **{f"interactions.{name}": Section(path) for name, path in INTERACTION_MODELS.items()},
-    "interactions.train": Section(ENGINE, INTERACTION_ENGINE),
-    "random": Section("pipeline.synthetic.random_ids:RandomGenerateSettings"),
-    "trace": Section("pipeline.synthetic.trace:TraceGenerateSettings"),
-}
-MODELS = {
-    "ranking": tuple(CLICK_MODELS),
-    "sessions": tuple(SESSION_MODELS),
-    "interactions": tuple(INTERACTION_MODELS),
-}
-"""What ``RECIPE.model`` may name; the first is the default."""
 
 
 class Params:
@@ -192,12 +143,6 @@ def _chosen(train: Mapping[str, Any]) -> Mapping[str, Any]:
     return {k: v for k, v in train.items() if v is not None or k in nullable or k not in fields}
 
 
-def settings_class(name: str) -> type[Settings]:
-    """The settings class of a section."""
-    module, _, attribute = SECTIONS[name].settings.partition(":")
-    return getattr(importlib.import_module(module), attribute)
-
-
 def _check_names(tree: Mapping[str, Any], origin: str) -> None:
     """Names of sections, at every stage: a misspelt one must not be found an hour later."""
     known = {name for name in SECTIONS} | {f"{recipe}.model" for recipe in MODELS}
@@ -235,8 +180,6 @@ def _is_block(name: str) -> bool:
 
 def _unknown(name: str, known: list[str], origin: str, below: Any) -> None:
     """Raises what is said of a block that there is not; ``below``: what is in it."""
-    from pipeline import setting_names
-
     whole = name
     while isinstance(below, Mapping) and len(below) == 1:
         key, below = next(iter(below.items()))

@@ -275,8 +275,8 @@ def plan_of(settings: Settings, manifest: dict[str, Any]) -> dict[str, Any]:
 def code_digest() -> str:
     """The code that makes features of raw rows."""
     here = Path(__file__).parent
-    names = ["draws", "fitting", "held_out", "sessionize", "splits"]
-    names += ["sort_by_time", "split_by_time"]
+    names = ["draws", "fitting", "held_out", "row_log", "sessionize", "splits"]
+    names += ["sort_by_time", "split_by_time", "time_cuts"]
     own = [*sorted(here.glob("preprocess*.py")), *(here / f"{name}.py" for name in names)]
     return digest(*own, here.parent / "workflows")
 

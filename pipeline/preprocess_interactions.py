@@ -18,7 +18,7 @@ from core.cluster import ClusterSettings
 from core.errors import UserError
 from core.merlin import Workflow
 from core.parquet import read_frame
-from pipeline import splits
+from pipeline import time_cuts
 from pipeline.draws import SHARES, drawn, random_bounds
 from pipeline.held_out import GrowSettings, Settled, can_grow
 from pipeline.preprocess import Job, Part, origin, preprocess, schema_of
@@ -140,8 +140,8 @@ def time_bounds(
         return None
     if split.kind == "random":
         return random_bounds(split)
-    bounds = splits.time_bounds(split, times, before["settled"] if before else 0)
-    return splits.not_before(bounds, before["bounds"] if before else None)
+    bounds = time_cuts.time_bounds(split, times, before["settled"] if before else 0)
+    return time_cuts.not_before(bounds, before["bounds"] if before else None)
 
 
 def check_times(split: SplitSettings, manifest: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from core.artifacts import write_parquet
 from core.cluster import ClusterSettings
 from core.merlin import Workflow
 from core.parquet import read_frame
-from pipeline import sessionize, splits
+from pipeline import sessionize, splits, time_cuts
 from pipeline.doubts import WARNINGS
 from pipeline.held_out import GOES_ON, GrowSettings, Settled, can_grow
 from pipeline.preprocess import Job, Part, origin, preprocess, schema_of
@@ -202,13 +202,13 @@ def split_bounds(
     if split.kind == "files":
         training = starts[starts[:, 0] == 0, 1]
         after_all = int(starts[:, 1].max()) + 1
-        return {"valid_start": splits.valid_bound(split, training), "test_start": after_all}
+        return {"valid_start": time_cuts.valid_bound(split, training), "test_start": after_all}
     if split.kind == "leave_one_out":
         return {"leave_one_out": True, "drop_repeats": settings.sessions.drop_repeats}
     if before is None:
-        return splits.time_bounds(split, starts[:, 1])
-    bounds = splits.time_bounds(split, starts[:, 1], before["settled"])
-    return splits.not_before(bounds, before["bounds"])
+        return time_cuts.time_bounds(split, starts[:, 1])
+    bounds = time_cuts.time_bounds(split, starts[:, 1], before["settled"])
+    return time_cuts.not_before(bounds, before["bounds"])
 
 
 def item_support(

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from core.settings import Settings
-from pipeline.params import SECTIONS, settings_class
+from pipeline.sections import SECTIONS, settings_class
 
 MOST_SUGGESTED = 4
 REQUIRED = "required"

@@ -53,7 +53,7 @@ def sort_by_time(
     if _in_order(scanned):
         files = [(shard["path"], shard["rows"]) for shard in shards]
         return TimeSorted(files, _joined(folder, [shard["number"] for shard in shards]))
-    bounds = range_bounds(np.concatenate([found["sample"] for found in scanned]), rows_at_once)
+    bounds = range_bounds(np.concatenate([shard["sample"] for shard in scanned]), rows_at_once)
     dask_cluster.run(client, "dealing rows by time", deal, shards, folder, bounds)
     ranges = range(len(bounds) + 1)
     rows = dask_cluster.run(client, "sorting rows by time", sort_range, ranges, folder)
@@ -83,9 +83,9 @@ def scan(shard: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _in_order(scanned: list[dict[str, Any]]) -> bool:
-    ends = [found["ends"] for found in scanned if found["ends"]]
+    ends = [shard["ends"] for shard in scanned if shard["ends"]]
     between = all(before[1] <= after[0] for before, after in itertools.pairwise(ends))
-    return between and all(found["in_order"] for found in scanned)
+    return between and all(shard["in_order"] for shard in scanned)
 
 
 def range_bounds(sample: np.ndarray, rows_at_once: int) -> np.ndarray:
@@ -103,14 +103,14 @@ def range_of(times: np.ndarray, places: np.ndarray, bounds: np.ndarray) -> np.nd
     """The range of each row, ``(rows,)``: how many of ``bounds`` are not after it."""
     first = np.searchsorted(bounds[:, 0], times, "left")
     last = np.searchsorted(bounds[:, 0], times, "right")
-    found = first.copy()
+    ranges = first.copy()
     # Rows at the very time of a bound: their place in the log decides.
     tied = np.flatnonzero(first != last)
     for begin in np.unique(first[tied]):
         rows = tied[first[tied] == begin]
         among = bounds[begin : last[rows[0]], 1]
-        found[rows] = begin + np.searchsorted(among, places[rows], "right")
-    return found
+        ranges[rows] = begin + np.searchsorted(among, places[rows], "right")
+    return ranges
 
 
 def deal(shard: Mapping[str, Any], folder: Path, bounds: np.ndarray) -> None:

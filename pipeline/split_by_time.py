@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import splits
+from pipeline import splits, time_cuts
 from pipeline.held_out import Settled, link
 from pipeline.sort_by_time import TIME, TimeSorted, rows_from, sort_by_time
 from pipeline.splits import SplitSettings
@@ -48,9 +48,9 @@ def cut(
     splits.check_rows(split)
     log = sort_by_time(client, _shards(raw, manifest, settled), scratch, rows_at_once)
     before = settled.record["settled"] if settled else 0
-    bounds = splits.time_bounds(split, log.times, before)
-    bounds = splits.not_before(bounds, settled.record["bounds"] if settled else None)
-    ranges = splits.time_ranges(bounds, log.times, split, before)
+    bounds = time_cuts.time_bounds(split, log.times, before)
+    bounds = time_cuts.not_before(bounds, settled.record["bounds"] if settled else None)
+    ranges = time_cuts.time_ranges(bounds, log.times, split, before)
 
     def hold_out(folder: Path) -> dict[str, Any]:
         first = int(np.searchsorted(log.times, bounds["valid_start"]))

@@ -7,7 +7,7 @@ import pyarrow as pa
 from core.artifacts import read_json
 from core.merlin import Schema
 from pipeline.feature_folder import PLAN, open_features
-from pipeline.params import settings_class
+from pipeline.sections import settings_class
 from workflows import sessions
 from workflows.state import load_state, saved_schema, stat_operators
 
@@ -22,12 +22,12 @@ def vocabularies(features: Path) -> dict[str, tuple[int, pa.Array]]:
     inputs: Schema = saved_schema(features / STATE, "input", contents)
     workflow = sessions.build(settings.workflow, inputs.column_names)
     load_state(workflow, features / STATE, inputs, contents)
-    found = {}
+    coded = {}
     for op in stat_operators(workflow):
         if not hasattr(op, "vocabulary"):
             continue
         for column in workflow.output_schema:
             values = op.vocabulary.get(op.key_of(column.name))
             if column.int_domain and values is not None:
-                found[column.name] = (op.first_value(column.name), values)
-    return found
+                coded[column.name] = (op.first_value(column.name), values)
+    return coded

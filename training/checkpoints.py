@@ -335,12 +335,12 @@ def load_weights(path: Path, model: nn.Module, verified: bool = False) -> None:
 def _plain_names(model: nn.Module, file: TensorFile, prefix: str = "") -> dict[str, str]:
     """Names of tensors in ``file`` that an older version made of columns' names as they are, with
     those that the model has now (:func:`core.names.key_of`)."""
-    found = {}
+    renamed = {}
     for name in (f"{prefix}{name}" for name in model.state_dict()):
         plain = ".".join(name_of(part) for part in name.split("."))
         if plain != name and name not in file and plain in file:
-            found[plain] = name
-    return found
+            renamed[plain] = name
+    return renamed
 
 
 @torch.no_grad()

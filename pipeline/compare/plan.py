@@ -14,7 +14,8 @@ from core.outputs import claimed
 from core.settings import merge
 from pipeline.compare.settings import AfterSettings, CompareSettings
 from pipeline.metric_names import SAME
-from pipeline.params import MODELS, Params
+from pipeline.params import Params
+from pipeline.sections import MODELS
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from core.settings import Settings
-from pipeline.params import MODELS
+from pipeline.sections import MODELS
 from training.ranking.settings import LowRankSettings
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")

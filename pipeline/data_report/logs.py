@@ -11,8 +11,8 @@ from pipeline import held_out, splits
 from pipeline.data_report.shards import TIME, RawLog, Shard, dated_log, ranking_log
 from pipeline.data_report.splitting import split_ratings, split_sessions
 from pipeline.preprocess import PLAN, log_digest, raw_manifest
-from pipeline.preprocess_ranking import in_split_order
 from pipeline.preprocess_sessions import id_shift
+from pipeline.row_log import in_split_order
 from pipeline.splits import SplitSettings
 
 

@@ -1,4 +1,4 @@
-"""Compressed files, told by their first bytes → their content, piece by piece.
+"""Compressed files, recognised by their first bytes → their content, piece by piece.
 
 All of them end in the same way: what could be decompressed before damage or a cut is given out,
 and the fault is named.
@@ -224,7 +224,7 @@ class ZstdStream:
 
 @dataclass(frozen=True)
 class Compression:
-    """One kind of compression: how it is told, and what reads it."""
+    """One kind of compression: how it is recognised, and what reads it."""
 
     name: str
     suffix: str

@@ -78,8 +78,8 @@ class EventReader:
 
     @property
     def resolved(self) -> dict[str, Any]:
-        """The source settings that were told from the log, as they were used: put over the
-        settings, they leave nothing to be told anew."""
+        """The source settings that were guessed from the log, as they were used: put over the
+        settings, they leave nothing to guess."""
         types = {
             column.name: "integer" if column.type == pa.int64() else "string"
             for column in self.columns

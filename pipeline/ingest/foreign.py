@@ -1,4 +1,4 @@
-"""Files that are something else than a log: told by their first bytes, with what to do."""
+"""Files that are something else than a log: recognised by their first bytes, with a remedy."""
 
 import re
 from pathlib import Path

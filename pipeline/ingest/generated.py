@@ -57,11 +57,11 @@ def _in_generated(report: FileReport) -> bool:
 
 def _first_rows(record: dict[str, Any]) -> dict[str, tuple[int, int]]:
     """First row, of all files' rows, and number of rows of each file of a generated log."""
-    found, at = {}, 0
+    rows, at = {}, 0
     for entry in record.get("files") or ():
-        found[entry["file"]] = (at, entry["rows"])
+        rows[entry["file"]] = (at, entry["rows"])
         at += entry["rows"]
-    return found
+    return rows
 
 
 def _difference(

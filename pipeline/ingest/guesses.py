@@ -98,14 +98,14 @@ def guess_times(array: pa.Array, format: str, zone: str | None) -> Times:
     Raises:
         Unclear: the values fit no form, or only one that puts them before 1991.
     """
-    told = format != "auto"
-    if not told:
+    given = format != "auto"
+    if not given:
         format = _form(array)
     values, _, _ = to_milliseconds(array, format, zone)
     good = np.asarray(values.drop_null())
     good = good[(good >= FIRST_MS) & (good < LAST_MS)]
     median = float(np.median(good)) if len(good) else float(EARLY_MS)
-    if median < EARLY_MS and not told and format.startswith("unix"):
+    if median < EARLY_MS and not given and format.startswith("unix"):
         raise Unclear(
             f"{_first(array)} read as {format} would be in {day_of(int(median))[:4]}, like most; "
             f"set time_format to what it is{_proposed(array)} ({format} if it is so)"

@@ -41,13 +41,13 @@ class InputFile:
     @cached_property
     def keys(self) -> dict[str, str | None]:
         """The columns that its folders' names give (``date=2021-01-01``), and their values."""
-        found = {}
+        keys = {}
         for part in self.path.parent.parts:
             match = KEY.match(part)
             if match:
                 key, value = map(unquote, match.groups())
-                found[key] = None if value == NO_VALUE else value
-        return found
+                keys[key] = None if value == NO_VALUE else value
+        return keys
 
     def check_unchanged(self) -> None:
         """Checks that the file is still what it was when the inputs were listed.
@@ -163,9 +163,9 @@ def _folder(path: Path, top: bool = True) -> Iterator[Path]:
             f"{path}: it holds both log files ({files[0].name}) and folders of them "
             f"({keyed[0].name}); name one or the other, e.g. {path}/*/*"
         )
-    found = [*files, *(file for folder in keyed for file in _folder(folder, top=False))]
-    if top and not found:
+    logs = [*files, *(file for folder in keyed for file in _folder(folder, top=False))]
+    if top and not logs:
         names = ", ".join(folder.name for folder in folders[:3])
         more = f"; it has folders ({names}): name the files in them, {path}/**/*" if names else ""
         raise UserError(f"{path}: this folder holds no log file; {CHECK_PATH}{more}")
-    yield from found
+    yield from logs

@@ -137,11 +137,11 @@ def wrong_labels(label: str, reasons: Mapping[str, int]) -> dict[str, int]:
     Args:
         reasons: why lines are bad, and how many are.
     """
-    start, found = f"{label}: {NOT_A_LABEL}: ", {}
+    start, values = f"{label}: {NOT_A_LABEL}: ", {}
     for reason, count in sorted(reasons.items(), key=lambda entry: -entry[1]):
         if reason.startswith(start):
-            found[reason.removeprefix(start).strip("'")] = count
-    return found
+            values[reason.removeprefix(start).strip("'")] = count
+    return values
 
 
 def check_classes(

@@ -120,16 +120,16 @@ def check_fraction(
     if bad <= allowed and not none_good:
         return
     if none_good:
-        told = f"not one of {read:,} lines is good"
+        shares = f"not one of {read:,} lines is good"
     else:
-        told = f"{bad:,} of {read:,} lines {'' if finished else 'so far '}are bad"
-        told += f" ({bad / read:.1%}; max_bad_fraction allows {share:.1%})"
+        shares = f"{bad:,} of {read:,} lines {'' if finished else 'so far '}are bad"
+        shares += f" ({bad / read:.1%}; max_bad_fraction allows {share:.1%})"
     first = [line for report in reports for line in report.first_bad][:LINES_SHOWN]
     shown = "\n  ".join(first)
     remedy = "Mend the log or its settings"
     remedy += "." if none_good else ", or raise max_bad_fraction to leave these lines out."
     remedy = settings.remedy(all_reasons(reports), bad) or remedy
-    raise UserError(f"{told}; the first bad ones:\n  {shown}\n{remedy}")
+    raise UserError(f"{shares}; the first bad ones:\n  {shown}\n{remedy}")
 
 
 def all_reasons(reports: Iterable["FileReport"]) -> Counter[str]:

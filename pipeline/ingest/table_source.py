@@ -27,7 +27,7 @@ class TableSourceSettings(SourceSettings):
 
     separator: str = "auto"
     """Between the fields of text: one character, or comma, tab, semicolon, bar, or two colons (::).
-    auto: told from the first line; without a header row, from the first lines."""
+    auto: by the first line; without a header row, by the first lines."""
 
     quote: str = '"'
     """The character around fields that hold separators or line ends; twice within such a field, it
@@ -57,7 +57,7 @@ class TableSourceSettings(SourceSettings):
     time_format: str = "auto"
     """unix_s (fractions allowed), unix_ms, unix_us, unix_ns, iso (ISO 8601, also without marks
     between), or a form of one's own as of strptime: "%d/%b/%Y:%H:%M:%S %z", "%m/%d/%Y %I:%M:%S %p".
-    auto: told from the beginning of the log and named in the manifest; times that would be before
+    auto: by the beginning of the log, and named in the manifest; times that would be before
     1991 are refused."""
 
     time_zone: str | None = None

@@ -33,17 +33,17 @@ def encoding_name(name: str) -> str:
         ValueError: it knows none of that name.
     """
     try:
-        found = codecs.lookup(name).name
-        known = "a,1\n".encode(found).decode(found) == "a,1\n"
+        codec = codecs.lookup(name).name
+        known = "a,1\n".encode(codec).decode(codec) == "a,1\n"
     except (LookupError, TypeError, UnicodeError, AttributeError):
         known = False
-    if not known or found.replace("-", "_") in _NO_TEXT:
+    if not known or codec.replace("-", "_") in _NO_TEXT:
         raise ValueError(f"{name!r} is no encoding; utf-8, cp1252, latin-1, utf-16 are some")
-    return UTF8 if found == "utf-8-sig" else found
+    return UTF8 if codec == "utf-8-sig" else codec
 
 
 class TextSource:
-    """The bytes of a text file, plain or compressed (told by its first bytes), piece by piece.
+    """The bytes of a text file, plain or compressed, piece by piece; its first bytes say which.
 
     After the last piece, ``fault`` says what was wrong with the compressed data, or is None:
     everything that could be decompressed before the fault has been given out. A byte-order mark is
@@ -96,13 +96,13 @@ class TextSource:
         refuse_returns(self.path, self._start)
 
     def _check_encoding(self, start: bytes) -> None:
-        found = next((name for mark, name in MARKS if start.startswith(mark)), None)
+        marked = next((name for mark, name in MARKS if start.startswith(mark)), None)
         if self.encoding == UTF8:
-            found = found or utf16_without_mark(start)
-            if found:
-                setting = f"set encoding: {found}, or " if self._setting else ""
+            marked = marked or utf16_without_mark(start)
+            if marked:
+                setting = f"set encoding: {marked}, or " if self._setting else ""
                 raise UserError(
-                    f"{self.path}: this is {found[:6].upper()} text; {setting}convert it to UTF-8 "
+                    f"{self.path}: this is {marked[:6].upper()} text; {setting}convert it to UTF-8 "
                     "first (iconv does)"
                 )
         elif start.startswith(codecs.BOM_UTF8):

@@ -133,11 +133,11 @@ def parse_iso(text: pa.Array) -> Parsed:
     alike = _parse_alike(text)
     if alike is not None:
         return alike
-    found = pc.extract_regex(text, ISO)
-    if found.null_count == len(text):
+    matched = pc.extract_regex(text, ISO)
+    if matched.null_count == len(text):
         return _milliseconds(pc.extract_regex(text, ISO_BASIC))
-    values, good, zoned = _milliseconds(found)
-    rest = np.flatnonzero(np.asarray(pc.and_not(text.is_valid(), found.is_valid())))
+    values, good, zoned = _milliseconds(matched)
+    rest = np.flatnonzero(np.asarray(pc.and_not(text.is_valid(), matched.is_valid())))
     if len(rest):
         basic = _milliseconds(pc.extract_regex(text.take(pa.array(rest)), ISO_BASIC))
         values[rest], good[rest], zoned[rest] = basic
@@ -175,22 +175,22 @@ def _is_one_of(cells: np.ndarray, marks: bytes) -> bool:
     return bool(np.logical_or.reduce([cells == mark for mark in marks]).all())
 
 
-def _milliseconds(found: pa.StructArray) -> Parsed:
-    names = {field.name for field in found.type}
-    good = np.asarray(found.is_valid())
-    part = {name: _part(found, name) for name in names - {"zone", "half", "month_name"}}
+def _milliseconds(matched: pa.StructArray) -> Parsed:
+    names = {field.name for field in matched.type}
+    good = np.asarray(matched.is_valid())
+    part = {name: _part(matched, name) for name in names - {"zone", "half", "month_name"}}
     if "month_name" in names:
-        text = pc.utf8_slice_codeunits(pc.utf8_lower(pc.struct_field(found, "month_name")), 0, 3)
+        text = pc.utf8_slice_codeunits(pc.utf8_lower(pc.struct_field(matched, "month_name")), 0, 3)
         part["month"] = 1 + _filled(pc.index_in(text, pa.array(MONTHS)))
     if "half_hour" in names:
-        after = _filled(pc.starts_with(pc.struct_field(found, "half"), "p", ignore_case=True))
+        after = _filled(pc.starts_with(pc.struct_field(matched, "half"), "p", ignore_case=True))
         hour = part["half_hour"]
         good &= (hour >= 1) & (hour <= 12)
         part["hour"] = hour % 12 + 12 * after
     values, good = _total(part, good)
     if "zone" not in names:
         return values, good, np.zeros(len(good), bool)
-    offset, zoned, real = _offsets(pc.struct_field(found, "zone"))
+    offset, zoned, real = _offsets(pc.struct_field(matched, "zone"))
     return values - offset, good & real, zoned
 
 
@@ -207,8 +207,8 @@ def _filled(array: pa.Array) -> np.ndarray:
     return np.asarray(array.cast(pa.int64()).fill_null(0)).copy()
 
 
-def _part(found: pa.StructArray, name: str) -> np.ndarray:
-    text = pc.struct_field(found, name)
+def _part(matched: pa.StructArray, name: str) -> np.ndarray:
+    text = pc.struct_field(matched, name)
     if name == "fraction":
         text = pc.utf8_slice_codeunits(pc.utf8_rpad(text, 3, "0"), 0, 3)
     text = pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)

@@ -20,7 +20,7 @@ from core.sums import Contents, reading
 from pipeline.feature_folder import SCHEMA, read_schema
 from pipeline.ingest.clickstream import event_columns
 from pipeline.model_folder import MODEL_FILE, load_model
-from pipeline.params import settings_class
+from pipeline.sections import settings_class
 from pipeline.stages.export import BUNDLE_FILE, STATE
 from workflows import ranking as ranking_workflow
 from workflows import sessions as sessions_workflow

@@ -145,7 +145,7 @@ def needed_columns(source: ClickstreamSourceSettings, used: set[str]) -> Clickst
     """The source settings without the columns that are not ``used`` for the model's features.
 
     The user stays where sessions are cut by user, and all columns where duplicates are dropped,
-    which are told by all of them.
+    which all of them tell apart.
     """
     if source.drop_duplicates:
         return source

@@ -274,13 +274,13 @@ def why_quarantined(record: dict[str, Any], file: Path) -> str:
         file: the quarantine.
     """
     reasons = sorted(record["quarantined_by_reason"].items(), key=lambda entry: -entry[1])
-    told = ", ".join(f"{reason} ({count:,})" for reason, count in reasons[:REASONS_SHOWN])
+    shown = ", ".join(f"{reason} ({count:,})" for reason, count in reasons[:REASONS_SHOWN])
     if len(reasons) > REASONS_SHOWN:
-        told += f" and {counted(len(reasons) - REASONS_SHOWN, 'other reason')}"
+        shown += f" and {counted(len(reasons) - REASONS_SHOWN, 'other reason')}"
     lines = counted(record["rows_quarantined"], "line")
     first = read_frame(file, ["file", "line", "reason"], n_rows=1).row(0, named=True)
     where = f"the first is {first['file']}:{first['line']}: {first['reason']}"
-    return f"{lines}: {told}; {where}"
+    return f"{lines}: {shown}; {where}"
 
 
 def _report(record: dict[str, Any], output: str | Path, seconds: float) -> None:

@@ -14,7 +14,8 @@ from core.errors import UserError
 from core.kinds import has_keys
 from core.outputs import claimed_file
 from core.settings import Settings
-from pipeline.params import MODELS, SECTIONS, Params, settings_class
+from pipeline.params import Params
+from pipeline.sections import MODELS, SECTIONS, settings_class
 from pipeline.setting_names import Named, near, plain, settings_of, suggestions, value_of
 from pipeline.yaml_text import in_flow
 
@@ -107,7 +108,7 @@ def _show_named(params: Params, name: str) -> None:
 
 
 def _show_matches(params: Params, words: list[str]) -> None:
-    found = False
+    any_shown = False
     for section in SECTIONS:
         chosen = [
             setting
@@ -115,10 +116,10 @@ def _show_matches(params: Params, words: list[str]) -> None:
             if all(_has_word(setting, word) for word in words)
         ]
         if chosen:
-            found = True
+            any_shown = True
             for setting in chosen:
                 _show_setting(params, section, setting, f"{section}.", short=True)
-    if not found:
+    if not any_shown:
         raise UserError(f"settings: no setting has {' and '.join(map(repr, words))} in its text")
 
 
@@ -138,10 +139,10 @@ def _show_setting(
     params: Params, section: str, setting: Named, before: str = "  ", short: bool = False
 ) -> None:
     value, default = _values(params, section, setting)
-    told = f"{before}{setting.name}: {in_flow(value)}"
+    line = f"{before}{setting.name}: {in_flow(value)}"
     if value != default:
-        told += f"    # default: {in_flow(default)}"
-    _wrap(told, "", "      ")
+        line += f"    # default: {in_flow(default)}"
+    _wrap(line, "", "      ")
     meaning = setting.meaning.partition(". ")[0] if short else setting.meaning
     if meaning:
         _wrap(meaning, "      ", "      ")

@@ -83,10 +83,10 @@ class SessionTruth:
         places, at = np.empty(len(codes), np.int64), 0
         for session, length in enumerate(lengths):
             start, end = self._offsets[session : session + 2]
-            found = _place(self._codes[self._items[start:end]], codes[at : at + length], from_end)
-            if found is None:
+            place = _place(self._codes[self._items[start:end]], codes[at : at + length], from_end)
+            if place is None:
                 return None
-            places[at : at + length] = start + found
+            places[at : at + length] = start + place
             at += length
         return places
 
@@ -201,5 +201,5 @@ def _place(session: np.ndarray, held: np.ndarray, from_end: bool) -> np.ndarray 
     known = np.flatnonzero(session != OTHER)
     if len(known) == len(session):
         return None
-    found = _place(session[known], held, from_end)
-    return None if found is None else known[found]
+    place = _place(session[known], held, from_end)
+    return None if place is None else known[place]

@@ -51,7 +51,7 @@ def carry_over(
 
     Args:
         item: name of the item column. What has a row an item need not be named after it; what has
-            a row a code of another column stands under that column's key.
+            a row a code of another column is under that column's key.
 
     Raises:
         UserError: a parameter has another shape for a reason other than the codes.

@@ -7,7 +7,7 @@ import sys
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline.params import MODELS
+from pipeline.sections import MODELS
 from pipeline.stages.evaluate import summary
 from pipeline.stages.settings import TRAINED_BY
 from tests.conftest import ROOT

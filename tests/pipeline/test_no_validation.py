@@ -10,13 +10,14 @@ from core.errors import UserError
 from pipeline.grow import grow
 from pipeline.params import Params
 from pipeline.preprocess_ranking import RankingPreprocessSettings, preprocess_ranking
-from pipeline.splits import DAY, SplitSettings, row_ranges, start_bounds, time_bounds
+from pipeline.splits import DAY, SplitSettings, row_ranges
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.generate import generate
 from pipeline.stages.ingest import ingest
 from pipeline.stages.inspect import inspect
 from pipeline.stages.preprocess import preprocess
 from pipeline.stages.train import train
+from pipeline.time_cuts import start_bounds, time_bounds
 from tests.pipeline.grown import take_shards
 from tests.pipeline.test_preprocess_ranking import write_raw
 

@@ -8,7 +8,8 @@ from ruamel.yaml import YAML
 
 from core.errors import UserError
 from pipeline.compare.plan import entries as plan_entries
-from pipeline.params import MODELS, SECTIONS, Params
+from pipeline.params import Params
+from pipeline.sections import MODELS, SECTIONS
 from pipeline.stages.use import use
 from tests.conftest import ROOT
 
@@ -113,7 +114,7 @@ def test_shipped_settings_are_valid(path):
 
 
 def test_every_setting_has_a_meaning():
-    from pipeline.params import settings_class
+    from pipeline.sections import settings_class
 
     for name in SECTIONS:
         for field, about in settings_class(name).model_fields.items():

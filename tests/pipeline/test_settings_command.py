@@ -9,7 +9,8 @@ from core import failures
 from core.artifacts import read_json, temporary_path
 from core.errors import UserError
 from pipeline.__main__ import main
-from pipeline.params import MODELS, SECTIONS, Params
+from pipeline.params import Params
+from pipeline.sections import MODELS, SECTIONS
 from pipeline.setting_names import plain, settings_of
 from pipeline.stages.settings import show_settings, write_training_settings
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from core.errors import UserError
 from pipeline.preprocess_interactions import in_time, left_out
 from pipeline.sessionize import events_of
-from pipeline.splits import DAY, EmptySplit, SplitSettings, row_ranges, time_bounds
+from pipeline.splits import DAY, EmptySplit, SplitSettings, row_ranges
+from pipeline.time_cuts import time_bounds
 
 KINDS = ("fraction", "days", "last_day_halves", "window")
 times = st.lists(st.integers(1_600_000_000_000, 1_600_000_000_000 + 6 * DAY), min_size=20)

@@ -140,23 +140,23 @@ def _losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 @compiled
 def _products(places, values, starts, weights):
     """The matrix times ``weights``, ``(rows,)``."""
-    found = np.empty(len(starts) - 1)
-    for row in range(len(found)):
+    products = np.empty(len(starts) - 1)
+    for row in range(len(products)):
         total = 0.0
         for at in range(starts[row], starts[row + 1]):
             total += values[at] * weights[places[at]]
-        found[row] = total
-    return found
+        products[row] = total
+    return products
 
 
 @compiled
 def _sums(places, values, starts, rows, like):
     """The matrix, transposed, times ``rows``; of the shape of ``like``."""
-    found = np.zeros(len(like))
+    sums = np.zeros(len(like))
     for row in range(len(rows)):
         for at in range(starts[row], starts[row + 1]):
-            found[places[at]] += values[at] * rows[row]
-    return found
+            sums[places[at]] += values[at] * rows[row]
+    return sums
 
 
 def label_rate(features: Path, schema: Schema, label: str) -> float:
@@ -192,10 +192,10 @@ def solved_regression(features: Path, schema: Schema, label: str) -> SolvedRegre
 
 
 def _joined(model: SolvedRegression, batches: Iterable[Batch]) -> Rows:
-    found = [model.rows(batch) for batch in batches]
-    ends = np.cumsum([len(rows.places) for rows in found])
+    joined = [model.rows(batch) for batch in batches]
+    ends = np.cumsum([len(rows.places) for rows in joined])
     starts = [
-        rows.starts[1:] + end - len(rows.places) for rows, end in zip(found, ends, strict=True)
+        rows.starts[1:] + end - len(rows.places) for rows, end in zip(joined, ends, strict=True)
     ]
-    places, values, _, labels = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    places, values, _, labels = (np.concatenate(parts) for parts in zip(*joined, strict=True))
     return Rows(places, values, np.r_[0, np.concatenate(starts)], labels)

@@ -43,7 +43,7 @@ class ItemVectors(nn.Module):
         drawn = settings.loss_over(self.num_items) != "cross_entropy"
         # Gradients of the processes are averaged, which NCCL does for dense ones only.
         sparse = drawn and self.num_items >= SPARSE_FROM and ranks.world_size() == 1
-        # Keys are those of column names, by which faults in a table are told.
+        # Keys are those of column names, by which messages name a table.
         self.key = key_of(item.name)
         self.inputs = nn.ModuleDict({self.key: self._table(self.num_items, width, sparse)})
         self.outputs = nn.ModuleDict()
