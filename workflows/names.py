@@ -19,7 +19,7 @@ def check_names(own: Named, made: Named, keys: Named = ()) -> None:
     Args:
         own: columns of the log, with the setting that names each.
         made: columns that are made, with what makes each.
-        keys: names that stand beside those of all columns of codes, with what makes each.
+        keys: of vocabularies of several columns, with what makes each; no column is called so.
 
     Raises:
         ValueError: two would, naming both; or a name that no tool takes.
@@ -101,10 +101,10 @@ def check_types(settings: Any, types: Mapping[str, str], where: str) -> None:
     for group in settings.shared_vocabularies:
         known = {name: types[name] for name in group if name in types}
         if len({_element(kind) for kind in known.values()}) > 1:
-            told = ", ".join(f"{name} ({kind})" for name, kind in known.items())
+            kinds = ", ".join(f"{name} ({kind})" for name, kind in known.items())
             raise UserError(
                 f"{where}.shared_vocabularies: the columns of a group need one type, and the log "
-                f"has {told}; have ingest read all as text, by 'string' for each in the source "
+                f"has {kinds}; have ingest read all as text, by 'string' for each in the source "
                 "setting 'types', or leave the group out"
             )
 

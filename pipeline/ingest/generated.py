@@ -38,9 +38,9 @@ def generated_log(reports: Sequence[FileReport], by_row: bool) -> dict[str, Any]
         return {**about, "not_matched": "some of the files that were read are not of that log"}
     try:
         record = read_manifest(folder / "manifest.json")
-    except (UserError, OSError):
+        first_rows, sums = _first_rows(record), record.get(FILES) or {}
+    except (UserError, OSError, KeyError, TypeError):
         return {**about, "not_matched": "its manifest.json is missing or altered"}
-    first_rows, sums = _first_rows(record), record.get(FILES) or {}
     for report in reports:
         name = f"log/{report.file.path.name}"
         fault = _difference(report, sums.get(name), first_rows.get(name), by_row)

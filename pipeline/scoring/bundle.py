@@ -182,6 +182,7 @@ def _source(settings: Any) -> Any:
             "path": None,
             "workers": min(settings.workers, os.cpu_count() or 1),
             "block_bytes": min(settings.block_bytes, MOST_BLOCK_BYTES),
+            "max_line_bytes": min(settings.max_line_bytes, MOST_BLOCK_BYTES),
             "rows_per_shard": max(settings.rows_per_shard, LEAST_ROWS_PER_SHARD),
         }
     )

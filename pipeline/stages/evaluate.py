@@ -1,8 +1,6 @@
 """Stage: a trained model on the test split → metrics, plots, and the distance to the best score."""
 
 import csv
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +9,12 @@ from core.artifacts import write_json
 from core.console import place, say
 from core.errors import UserError
 from core.metrics_output import claimed_metrics
-from core.sums import CHECKSUM, Contents, read_manifest, reading
+from core.sums import Contents, reading
 from pipeline import remarks
 from pipeline.baselines import below, click_baselines, session_baselines
 from pipeline.best_possible import NotMatched, best_of_clicks, best_of_sessions
-from pipeline.feature_folder import features_identity, open_features
+from pipeline.feature_folder import open_features
+from pipeline.made_of import Points, made_of
 from pipeline.metric_names import headlines, once
 from pipeline.metric_table import show_metrics
 from pipeline.params import Params
@@ -23,7 +22,6 @@ from pipeline.protocols import session_evaluation
 from pipeline.small_splits import few
 from pipeline.stages.train import (
     HISTORY_FILE,
-    MODEL_FILE,
     load_model,
     model_columns,
     read_schema,
@@ -77,9 +75,6 @@ def evaluate(
     return found
 
 
-Points = dict[str, Any]
-"""What the files of the folder of plots hold, by their names: the rows of a plot, or the main
-metrics."""
 SUMMARY = "summary"
 """Name of the file of the main metrics, which DVC's tables show."""
 
@@ -149,26 +144,6 @@ def summary(found: dict[str, Any]) -> dict[str, float | None]:
     """The main metrics, few enough for a line of ``dvc metrics show``."""
     names = [*headlines(found), "normalized_entropy", "calibration"]
     return {name: found[name] for name in names if name in found}
-
-
-def made_of(
-    recipe: str, features: Path, model: Path, params: Params, points: Points
-) -> list[dict[str, Any]]:
-    """What metrics and plots depend on, by which ``report`` tells whether they belong together."""
-    found = [
-        {"what": "features", "is": features_identity(features)},
-        {"what": "model", "is": read_manifest(model / MODEL_FILE).get(CHECKSUM)},
-        {"what": "plots", "is": digest_of(points)},
-    ]
-    if recipe == "sessions":
-        settings = params.section("sessions.evaluate").model_dump(mode="json")
-        found.append({"what": "settings", "is": settings})
-    return found
-
-
-def digest_of(points: Points) -> str:
-    """A hash of the plots' points."""
-    return hashlib.sha256(json.dumps(points, sort_keys=True).encode()).hexdigest()
 
 
 def evaluate_ranking(

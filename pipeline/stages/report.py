@@ -14,13 +14,13 @@ from core.sums import CHECKSUM, read_manifest
 from pipeline import layout
 from pipeline.baselines import LABELS, others
 from pipeline.feature_folder import MANIFEST, PLAN, features_identity
+from pipeline.made_of import digest_of
 from pipeline.metric_names import headlines, share_meanings, worse
 from pipeline.metric_table import number, percent, tested
 from pipeline.model_folder import MODEL_FILE
 from pipeline.params import Params
 from pipeline.preprocess import log_digest
 from pipeline.sections import READ_RECIPES
-from pipeline.stages.evaluate import digest_of
 
 HEADER = ["recipe", "model", "trained on", "tested on", "metric", "reached", "best baseline",
           "best possible", "share of best"]  # fmt: skip

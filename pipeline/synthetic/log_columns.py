@@ -7,7 +7,7 @@ from core.artifacts import read_json
 from core.errors import UserError
 
 OPTIONAL = ("user_id", "category", "brand", "price")
-"""Columns beside session, item and time; each is called as the recipe calls it."""
+"""Columns besides session, item and time; each is called as the recipe calls it."""
 
 
 def columns_of_generated(input: str | Path | Iterable[str | Path]) -> dict[str, str]:

@@ -65,7 +65,7 @@ def _plain(values: pa.Array, name: Any, truncate: bool = False) -> pa.Array:
 
 
 def _whole_numbers(values: pa.Array, name: Any) -> pa.Array:
-    """Floats as int64: levels of counts, and integers that pandas holds as floats beside NaN."""
+    """Floats as int64: levels of counts, and integers with NaN, which pandas holds as floats."""
     try:
         whole = values.cast(pa.int64())
         furthest = pc.max(pc.abs(values)).as_py() or 0
