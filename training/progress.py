@@ -9,8 +9,8 @@ from core.artifacts import atomic_path
 from training.trainable import Metrics, Monitor
 
 LEAST_GAIN = {"min": 0.001, "max": 0.01}
-"""Share of its value by which a loss falls, or a ranking metric rises, in the last validation of a
-run that is still improving. Less than that comes and goes by chance."""
+"""Share of its value by which a loss falls, or a ranking metric rises, in the last epoch of a run
+that is still improving. Less than that comes and goes by chance."""
 
 
 @dataclass
@@ -55,11 +55,16 @@ class Progress:
         return better
 
     def still_improving(self, monitor: Monitor) -> bool:
-        """Whether the last of several validations was the best, by more than chance gives."""
+        """Whether the last of several validations was the best, and better by more than chance
+        gives than all that are an epoch or more before it; within the first epoch, than the first.
+        """
         values = [row.get(f"valid_{monitor.name}") for row in self.history]
         if len(values) < 2 or None in values or self.best_step != self.history[-1]["step"]:
             return False
-        *before, last = values
+        # A validation every tenth of an epoch gains little over the one before it.
+        epoch_ago = self.history[-1]["epoch"] - 1 + 1e-5  # Epochs are rounded.
+        earlier = sum(row["epoch"] <= epoch_ago for row in self.history)
+        before, last = values[: max(1, earlier)], values[-1]
         best = min(before) if monitor.mode == "min" else max(before)
         return abs(last - best) > LEAST_GAIN[monitor.mode] * abs(best)
 

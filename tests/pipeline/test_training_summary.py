@@ -80,14 +80,15 @@ def test_improving_is_the_best_value_at_the_end_by_more_than_chance(mode):
     for _ in range(400):
         progress = Progress()
         values = (0.5 + rng.normal(0, 0.01, rng.integers(1, 6))).round(3)
+        every = int(rng.integers(1, 4))  # Validations in an epoch.
         for value in values:
             progress.step += 1
-            progress.add_row(1.0, {"valid_metric": float(value)})
+            progress.add_row(progress.step / every, {"valid_metric": float(value)})
             progress.judge({"metric": float(value)}, monitor)
-        sign = 1 if mode == "max" else -1
-        before = max(sign * values[:-1], default=np.inf)
-        gain = sign * values[-1] - before
-        expected = gain > LEAST_GAIN[mode] * abs(before)
+        scores = (1 if mode == "max" else -1) * values
+        best_is_last = len(scores) > 1 and scores[-1] > max(scores[:-1])
+        before = max(scores[: max(1, len(scores) - every)])
+        expected = best_is_last and scores[-1] - before > LEAST_GAIN[mode] * abs(before)
         assert progress.still_improving(monitor) == expected
         seen.add(bool(expected))
     assert seen == {True, False}
