@@ -186,7 +186,7 @@ def click_columns(settings: ClickSourceSettings) -> list[Column]:
             read = None
             if kind == "label":
                 rules = settings.label_values.get(name), settings.label_thresholds.get(name)
-                read = label_reader(*rules)
+                read = label_reader(*rules, settings.decimal, settings.thousands)
             required = kind == "label"
             column = Column(name, name, kind, f"columns.{setting}", required, read=read)
             if kind == "categories":

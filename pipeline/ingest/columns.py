@@ -186,7 +186,7 @@ def _integers(array: pa.Array, remedy: str) -> Converted:
 def _numbers(column: Column, array: pa.Array) -> Converted:
     reason = "not a finite number"
     if is_text(array) and (column.decimal != "." or column.thousands):
-        array = _with_points(array, column.decimal, column.thousands)
+        array = decimal_points(array, column.decimal, column.thousands)
         reason = f"not a number with '{column.decimal}' (settings decimal, thousands)"
     if pa.types.is_integer(array.type):  # of which a float holds the nearest
         array = array.cast(pa.float64(), safe=False)
@@ -198,16 +198,24 @@ def _numbers(column: Column, array: pa.Array) -> Converted:
     return values, bad, reason
 
 
-def _with_points(text: pa.Array, decimal: str, thousands: str) -> pa.Array:
-    """Numbers as other programs write them; what does not follow the settings is no number."""
+def decimal_points(
+    text: pa.Array, decimal: str, thousands: str, other: str | None = "no number"
+) -> pa.Array:
+    """Numbers in text with a point before their decimals, as Arrow reads them.
+
+    Args:
+        decimal, thousands: how the log writes numbers.
+        other: in the place of a text that does not follow these; None: the text as it is.
+    """
     mark, point = re.escape(thousands), re.escape(decimal)
     whole = rf"(?:[0-9]{{1,3}}(?:{mark}[0-9]{{3}})+|[0-9]*)" if thousands else "[0-9]*"
     form = rf"^\s*[+-]?{whole}(?:{point}[0-9]*)?(?:[eE][+-]?[0-9]+)?\s*$"
     good = pc.match_substring_regex(text, form)
-    if thousands:
-        text = pc.replace_substring(text, thousands, "")
-    text = pc.replace_substring(text, decimal, ".")
-    return pc.if_else(good, text, pc.if_else(text.is_valid(), "no number", None))
+    points = pc.replace_substring(text, thousands, "") if thousands else text
+    points = pc.replace_substring(points, decimal, ".")
+    if other is None:
+        return pc.if_else(good, points, text)
+    return pc.if_else(good, points, pc.if_else(text.is_valid(), other, None))
 
 
 def _vectors(column: Column, array: pa.Array) -> Converted:

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from core.errors import UserError
 from core.parquet import read_footer
 from core.settings import Settings
 from pipeline.ingest.arrays import cast_good, is_text
-from pipeline.ingest.columns import Converted
+from pipeline.ingest.columns import Converted, decimal_points
 from pipeline.ingest.times import NUMBER
 
 WORDS = {
@@ -43,6 +44,11 @@ class LabelValues(Settings):
         if both:
             raise ValueError(f"{', '.join(sorted(both))}: both positive and negative")
         return self
+
+    @property
+    def all(self) -> list[Value]:
+        """All values that are named."""
+        return [*self.positive, *(self.negative or ())]
 
     def of(self, value: Any) -> int | None:
         """1, 0, or None where a value is neither."""
@@ -77,19 +83,35 @@ def plain_label(value: Any) -> int | None:
 
 
 def label_reader(
-    values: LabelValues | None, threshold: float | None
+    values: LabelValues | None, threshold: float | None, decimal: str = ".", thousands: str = ""
 ) -> Callable[[pa.Array], Converted]:
     """What converts the values of a label column.
 
     Args:
         values: which are 1 and 0, if that is set.
         threshold: numbers from this one on are 1, those below 0, if that is set.
+        decimal, thousands: how numbers in text are written.
     """
+    read = _plain
     if threshold is not None:
-        return lambda array: _at_least(array, threshold)
-    if values is not None:
-        return lambda array: _mapped(array, values.of)
-    return _plain
+        read = partial(_at_least, threshold=threshold)
+    elif values is not None:
+        read = partial(_mapped, of=values.of)
+    if decimal == "." and not thousands:
+        return read
+    kept = {value for value in (values.all if values else ()) if isinstance(value, str)}
+    return lambda array: read(_with_points(array, decimal, thousands, kept))
+
+
+def _with_points(array: pa.Array, decimal: str, thousands: str, kept: set[str]) -> pa.Array:
+    """Numbers in text with a decimal point; texts that the settings name stay as they are."""
+    if not is_text(array):
+        return array
+    points = decimal_points(array, decimal, thousands, other=None)
+    if not kept:
+        return points
+    named = pc.is_in(pc.utf8_trim_whitespace(array), pa.array(sorted(kept), array.type))
+    return pc.if_else(named, array, points)
 
 
 def _plain(array: pa.Array) -> Converted:
@@ -119,7 +141,7 @@ def _at_least(array: pa.Array, threshold: float) -> Converted:
     numbers, bad = cast_good(array, pa.float64(), NUMBER)
     numbers = pc.if_else(pc.fill_null(pc.is_nan(numbers), False), None, numbers)
     values = pc.greater_equal(numbers, threshold).cast(pa.int8())
-    return values, bad, "not a number (setting label_thresholds)"
+    return values, bad, "not a number (settings label_thresholds, decimal)"
 
 
 def _is_number(array: pa.Array) -> bool:
@@ -180,12 +202,14 @@ def advice(label: str, wrong: Sequence[str]) -> str:
     Args:
         wrong: the values, the most frequent first, as texts.
     """
-    numbers = sorted({float(text) for text in wrong if re.match(NUMBER, text)})
+    points = [text.replace(",", ".") for text in wrong]
+    numbers = sorted({float(text) for text in points if re.match(NUMBER, text)})
     if len(numbers) > 1 and len(numbers) == len({*wrong}):
         middle = numbers[len(numbers) // 2]
+        commas = ' and ranking.source.decimal: ","' if points != [*wrong] else ""
         return (
             f"set the number from which on it is 1, as ranking.source.label_thresholds: "
-            f"{{{label}: {middle:g}}}"
+            f"{{{label}: {middle:g}}}{commas}"
         )
     if numbers and len(wrong) == 1:
         [number] = numbers

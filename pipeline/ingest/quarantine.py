@@ -127,7 +127,7 @@ def check_fraction(
     first = [line for report in reports for line in report.first_bad][:LINES_SHOWN]
     shown = "\n  ".join(first)
     remedy = "Mend the log or its settings"
-    remedy += "." if none_good else ", or raise max_bad_fraction to leave these lines out."
+    remedy += "." if read == bad else ", or raise max_bad_fraction to leave these lines out."
     remedy = settings.remedy(all_reasons(reports), bad) or remedy
     raise UserError(f"{shares}; the first bad ones:\n  {shown}\n{remedy}")
 

@@ -93,6 +93,45 @@ def test_numbers_from_a_threshold_on_are_clicks(run, tmp_path, kind, seed):
     assert labels_of(result) == [int(rating >= least) for rating in ratings]
 
 
+def with_comma(number):
+    return f"{number:,.4f}".translate(str.maketrans(",.", ".,"))
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("thousands", ["", "."])
+@pytest.mark.parametrize("seed", range(3))
+def test_labels_follow_the_decimal_comma(run, tmp_path, kind, thousands, seed):
+    rng = np.random.default_rng(seed)
+    marks = {"decimal": ",", "thousands": thousands, "columns": COLUMNS, "max_bad_fraction": 0}
+    written = with_comma if thousands else lambda number: with_comma(number).replace(".", "")
+    numbers = np.round(rng.normal(0, 2000, 200), 4).tolist()
+    log = write_log(tmp_path, kind, [written(number) for number in numbers])
+    least = numbers[0]
+    result = run("ranking", log, label_thresholds={"click": least}, **marks)
+    assert labels_of(result) == [int(number >= least) for number in numbers]
+
+    truth = rng.integers(0, 2, 100).tolist()
+    mapped = {"positive": [["4,5", 4.5, "clicked"][seed]], "negative": [1.25]}
+    texts = ["clicked" if label and seed == 2 else ["1,25", "4,5"][label] for label in truth]
+    result = run(
+        "ranking", write_log(tmp_path, kind, texts), label_values={"click": mapped}, **marks
+    )
+    assert labels_of(result) == truth
+    texts = [
+        ["0,0", "1,0"][label] if n % 3 else ["no", "yes"][label] for n, label in enumerate(truth)
+    ]
+    assert labels_of(run("ranking", write_log(tmp_path, kind, texts), **marks)) == truth
+
+
+def test_a_decimal_comma_of_labels_is_named(run, tmp_path):
+    log = write_log(tmp_path, "csv", ["1,5", "4,0", "3,5"] * 100)
+    with pytest.raises(UserError, match=r'label_thresholds: \{click: 3.5\} and .*decimal: ","'):
+        run("ranking", log, columns=COLUMNS)
+    with pytest.raises(UserError, match=r"settings label_thresholds, decimal\): '1,5'") as failed:
+        run("ranking", log, columns=COLUMNS, label_thresholds={"click": 4})
+    assert "max_bad_fraction to leave" not in str(failed.value)  # no line would be left
+
+
 def pasted(told):
     """The setting that a message gives, as settings."""
     setting = told[told.index("ranking.source.") :].split("ranking.source.")[1].rstrip(".")
