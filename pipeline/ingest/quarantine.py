@@ -101,13 +101,29 @@ class Quarantine:
         self._pending = []
 
 
+class TooManyBadLines(UserError):
+    """More lines of a log are bad than the settings allow."""
+
+    def __init__(self, shares: str, first: Sequence[str], remedy: str, all_bad: bool) -> None:
+        """
+        Args:
+            shares: how many are bad, in words.
+            first: some of them, as ``file:line: reason``.
+            remedy: what to do.
+            all_bad: whether no line is good.
+        """
+        shown = "\n  ".join(first)
+        super().__init__(f"{shares}; the first bad ones:\n  {shown}\n{remedy}")
+        self.shares, self.first, self.all_bad = shares, first, all_bad
+
+
 def check_fraction(
     reports: Sequence["FileReport"], settings: SourceSettings, finished: bool
 ) -> None:
     """Fails if too many lines are bad: at the end of the input, or early when most of it is.
 
     Raises:
-        UserError: with the first bad lines as ``file:line: reason``, and what to do.
+        TooManyBadLines: with the first bad lines as ``file:line: reason``, and what to do.
     """
     read = sum(report.rows_read for report in reports)
     bad = sum(report.rows_quarantined for report in reports)
@@ -125,11 +141,10 @@ def check_fraction(
         shares = f"{bad:,} of {read:,} lines {'' if finished else 'so far '}are bad"
         shares += f" ({bad / read:.1%}; max_bad_fraction allows {share:.1%})"
     first = [line for report in reports for line in report.first_bad][:LINES_SHOWN]
-    shown = "\n  ".join(first)
     remedy = "Mend the log or its settings"
     remedy += "." if read == bad else ", or raise max_bad_fraction to leave these lines out."
     remedy = settings.remedy(all_reasons(reports), bad) or remedy
-    raise UserError(f"{shares}; the first bad ones:\n  {shown}\n{remedy}")
+    raise TooManyBadLines(shares, first, remedy, all_bad=read == bad)
 
 
 def all_reasons(reports: Iterable["FileReport"]) -> Counter[str]:

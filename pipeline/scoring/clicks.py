@@ -24,9 +24,10 @@ from pipeline.scoring.tables import (
     free_name,
     name_bad_lines,
     plain_names,
+    read_log,
     write_table,
 )
-from pipeline.stages.ingest import ingest, set_aside
+from pipeline.stages.ingest import set_aside
 from workflows.ops.values import list_parts
 from workflows.ranking import raw_columns
 
@@ -65,7 +66,7 @@ def score(
     trace = _trace(source, [id_columns] if isinstance(id_columns, str) else list(id_columns))
     with claimed_table(output, bundle, input, _is_scored) as (file, scratch):
         raw = scratch / "raw"
-        manifest = ingest("ranking", source, input, raw, quiet=True, trace=trace)
+        manifest = read_log("ranking", source, input, raw, trace)
         chances = np.concatenate(list(probabilities(loaded, raw, manifest)))
         scored = _places(raw, manifest, trace)
         check_finite(chances, lambda row: f"line {scored[row, trace.line]:,}", bundle)

@@ -27,9 +27,10 @@ from pipeline.scoring.tables import (
     free_name,
     name_bad_lines,
     plain_names,
+    read_log,
     write_table,
 )
-from pipeline.stages.ingest import ingest, set_aside
+from pipeline.stages.ingest import set_aside
 from workflows.inputs import columns_behind
 
 SESSIONS_AT_ONCE = 1024
@@ -85,7 +86,7 @@ def recommend(
         # What only names a list is given back as the log has it.
         names = {"session_id", "user_id"} - (used - {"session_id"}) - made_columns(source)
         trace = Trace(as_is=names)
-        manifest = ingest("sessions", source, input, raw, quiet=True, trace=trace)
+        manifest = read_log("sessions", source, input, raw, trace)
         lists = _owned_lists(loaded, read_events(loaded, raw, manifest, owners), owners, k)
         named = _named(lists, source, owners, manifest)
         write_table(named, file)

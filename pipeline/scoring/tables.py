@@ -17,7 +17,9 @@ from core.errors import UserError
 from core.outputs import claimed_file, scratch_beside
 from pipeline.ingest.inputs import list_inputs, named_inputs
 from pipeline.ingest.publish import QUARANTINE
-from pipeline.stages.ingest import why_quarantined
+from pipeline.ingest.quarantine import TooManyBadLines
+from pipeline.ingest.trace import Trace
+from pipeline.stages.ingest import ingest, why_quarantined
 
 MOST_HEADER = 100_000
 SETTING = re.compile(r" \(settings? [^)]*\)")
@@ -56,6 +58,24 @@ def claimed_table(
         scratch_beside(file) as scratch,
     ):
         yield file, scratch
+
+
+def read_log(
+    recipe: str, source: Any, input: str | Path, raw: Path, trace: Trace
+) -> dict[str, Any]:
+    """Reads the log to answer as the bundle says; gives the manifest of the typed log in ``raw``.
+
+    Raises:
+        UserError: as those of ``ingest``; what is said of bad lines names no setting of a bundle.
+    """
+    try:
+        return ingest(recipe, source, input, raw, quiet=True, trace=trace)
+    except TooManyBadLines as failure:
+        shown = "\n  ".join(SETTING.sub("", line) for line in failure.first)
+        mend = "Mend the log, which is read as the one that the bundle was made from"
+        mend += "" if failure.all_bad else "; or raise --max-bad-fraction to leave these lines out"
+        text = f"{failure.shares}; the first bad ones:\n  {shown}\n{mend}."
+        raise UserError(text) from None
 
 
 def _columns(path: Path) -> list[str]:

@@ -122,6 +122,8 @@ def test_more_bad_lines_than_usual_are_let_through_on_request(bundle, tmp_path, 
     assert command("recommend", *given) == 1
     told = " ".join(capsys.readouterr().err.split())
     assert "2 of 15 lines are bad (13.3%; max_bad_fraction allows 1.0%)" in told
+    assert "or raise --max-bad-fraction to leave these lines out." in told
+    assert "(setting" not in told and "null_values" not in told
     assert command("recommend", *given, "--max-bad-fraction", "0.2") == 0
     told = " ".join(capsys.readouterr().out.split())
     assert "5 sessions, at most 4 items each," in told and "2 quarantined" in told

@@ -147,6 +147,9 @@ def test_more_bad_lines_than_usual_are_let_through_on_request(road, tmp_path, mo
     assert main(["score", *given]) == 1
     told = " ".join(capsys.readouterr().err.split())
     assert "3 of 100 lines are bad (3.0%; max_bad_fraction allows 1.0%)" in told
+    # A bundle has settings, but who scores has none to change.
+    assert told.endswith("or raise --max-bad-fraction to leave these lines out.")
+    assert "log.txt:98: expected 40" in told and "ranking.source" not in told
     assert main(["score", *given, "--max-bad-fraction", "0.05"]) == 0
     assert "score: 97 rows, 3 quarantined" in capsys.readouterr().out
     assert main(["score", *given, "--max-bad-fraction", "-1"]) == 1
