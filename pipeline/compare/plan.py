@@ -13,7 +13,7 @@ from core.errors import UserError
 from core.outputs import claimed
 from core.settings import merge
 from pipeline.compare.settings import AfterSettings, CompareSettings
-from pipeline.metric_names import SAME
+from pipeline.evaluation.metric_names import SAME
 from pipeline.params import Params
 from pipeline.sections import MODELS
 

@@ -16,8 +16,8 @@ from core.sums import sums_of, write_manifest
 from pipeline.compare import cost
 from pipeline.compare.plan import Entry
 from pipeline.compare.settings import AfterSettings, CompareSettings
-from pipeline.metric_names import SAME
-from pipeline.metric_table import tested
+from pipeline.evaluation.metric_names import SAME
+from pipeline.evaluation.metric_table import tested
 from pipeline.params import Params
 from pipeline.protocols import session_evaluation
 from pipeline.stages.evaluate import evaluate
@@ -37,7 +37,8 @@ CODE = (
     "pipeline/stages/train.py",
     "pipeline/stages/evaluate.py",
     "pipeline/model_folder.py",
-    "pipeline/best_possible.py",
+    "pipeline/evaluation",
+    "pipeline/small_splits.py",
     "pipeline/vocabularies.py",
     "pipeline/synthetic/bayes.py",
     "pipeline/synthetic/session_truth.py",

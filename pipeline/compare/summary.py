@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from core.errors import UserError
-from pipeline.baselines import Baselines, below
 from pipeline.compare.plan import Entry
 from pipeline.compare.settings import CompareSettings
-from pipeline.metric_names import BETTER_LOW, headlines, once
+from pipeline.evaluation.baselines import Baselines, below
+from pipeline.evaluation.metric_names import BETTER_LOW, headlines, once
 
 Result = dict[str, Any]
 Summary = dict[str, Any]

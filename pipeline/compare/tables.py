@@ -5,9 +5,9 @@ import io
 from typing import Any, NamedTuple
 
 from core.console import counted
-from pipeline.baselines import LABELS
 from pipeline.compare.summary import COSTS, Summary
-from pipeline.metric_names import meanings, share_meanings
+from pipeline.evaluation.baselines import LABELS
+from pipeline.evaluation.metric_names import meanings, share_meanings
 
 TIMED = ("seconds", "samples_per_second", "inference_microseconds")
 """Costs that differ from seed to seed."""

@@ -11,7 +11,6 @@ from core.console import counted, say
 from core.errors import UserError
 from core.metrics_output import claimed_metrics
 from core.outputs import claimed
-from pipeline.baselines import Baselines, click_baselines, session_baselines
 from pipeline.compare.plan import (
     Entry,
     chosen,
@@ -24,6 +23,7 @@ from pipeline.compare.run import Runs, remove_checkpoints, run
 from pipeline.compare.settings import CompareSettings
 from pipeline.compare.summary import TITLES, curves, summarise
 from pipeline.compare.tables import flat, markdown, notes, tables
+from pipeline.evaluation.baselines import Baselines, click_baselines, session_baselines
 from pipeline.feature_folder import features_identity, open_features, read_schema
 from pipeline.params import Params
 from pipeline.protocols import session_evaluation

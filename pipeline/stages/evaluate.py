@@ -10,13 +10,14 @@ from core.console import place, say
 from core.errors import UserError
 from core.metrics_output import claimed_metrics
 from core.sums import Contents, reading
-from pipeline import remarks
-from pipeline.baselines import below, click_baselines, session_baselines
-from pipeline.best_possible import NotMatched, best_of_clicks, best_of_sessions
+from pipeline.evaluation import remarks
+from pipeline.evaluation.baselines import below, click_baselines, session_baselines
+from pipeline.evaluation.best_possible import NotMatched, best_of_clicks, best_of_sessions
+from pipeline.evaluation.made_of import Points, made_of
+from pipeline.evaluation.metric_names import headlines, once
+from pipeline.evaluation.metric_table import show_metrics
+from pipeline.evaluation.training_summary import UNITS
 from pipeline.feature_folder import open_features
-from pipeline.made_of import Points, made_of
-from pipeline.metric_names import headlines, once
-from pipeline.metric_table import show_metrics
 from pipeline.params import Params
 from pipeline.protocols import session_evaluation
 from pipeline.small_splits import few
@@ -27,7 +28,6 @@ from pipeline.stages.train import (
     read_schema,
     rows_of,
 )
-from pipeline.training_summary import UNITS
 from training.sessions.settings import shown_length
 
 METRICS_KEYS = ("rows", "model", "trained_rows")

@@ -10,10 +10,10 @@ from core.console import say, table
 from core.errors import UserError
 from core.outputs import Claim, claimed
 from core.sums import Contents
+from pipeline.evaluation.training_summary import UNITS
 from pipeline.feature_folder import open_features
 from pipeline.params import Params
 from pipeline.stages.train import build, model_columns, read_schema
-from pipeline.training_summary import UNITS
 
 OPERATORS_SHOWN = 12
 

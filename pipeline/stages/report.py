@@ -12,11 +12,11 @@ from core.console import counted, say, table
 from core.errors import UserError
 from core.sums import CHECKSUM, read_manifest
 from pipeline import layout
-from pipeline.baselines import LABELS, others
+from pipeline.evaluation.baselines import LABELS, others
+from pipeline.evaluation.made_of import digest_of
+from pipeline.evaluation.metric_names import headlines, share_meanings, worse
+from pipeline.evaluation.metric_table import number, percent, tested
 from pipeline.feature_folder import MANIFEST, PLAN, features_identity
-from pipeline.made_of import digest_of
-from pipeline.metric_names import headlines, share_meanings, worse
-from pipeline.metric_table import number, percent, tested
 from pipeline.model_folder import MODEL_FILE
 from pipeline.params import Params
 from pipeline.preprocess import log_digest

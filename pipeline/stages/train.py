@@ -12,7 +12,7 @@ from core.errors import UserError
 from core.marker import unlist_absent
 from core.outputs import Claim, claimed
 from core.sums import Contents, sums_of, write_manifest
-from pipeline import training_summary
+from pipeline.evaluation import training_summary
 from pipeline.feature_folder import features_identity, open_features, read_schema
 from pipeline.model_folder import HISTORY_FILE, MODEL_FILE, WEIGHTS_FILE, build
 from pipeline.model_folder import load_model as load_model

@@ -16,7 +16,7 @@ from core.outputs import claimed
 from core.settings import merge
 from pipeline.compare.plan import Entry, entries, suitable
 from pipeline.compare.settings import CompareSettings
-from pipeline.metric_names import headlines
+from pipeline.evaluation.metric_names import headlines
 from pipeline.params import Params
 from pipeline.preprocess import open_raw
 from pipeline.splits import EmptySplit

@@ -12,7 +12,7 @@ from core.outputs import claimed
 from pipeline.compare.plan import Entry
 from pipeline.compare.run import MADE_OF, RESULT, Runs, remove_checkpoints, run, start
 from pipeline.compare.settings import CompareSettings
-from pipeline.metric_table import tested
+from pipeline.evaluation.metric_table import tested
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.train import (
     MODEL_FILE,

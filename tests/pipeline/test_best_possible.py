@@ -9,7 +9,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from core.artifacts import read_json, write_json
 from core.cluster import ClusterSettings
-from pipeline.best_possible import NotMatched, best_of_clicks, best_of_sessions
+from pipeline.evaluation.best_possible import NotMatched, best_of_clicks, best_of_sessions
 from pipeline.grow import grow
 from pipeline.ingest.clickstream import ClickstreamSourceSettings
 from pipeline.ingest.criteo import CriteoSourceSettings

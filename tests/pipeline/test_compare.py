@@ -11,7 +11,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from core.errors import UserError
 from core.merlin import schema_from_json
 from pipeline.__main__ import main
-from pipeline.baselines import click_baselines
+from pipeline.evaluation.baselines import click_baselines
 from pipeline.params import Params
 from pipeline.stages import compare as stage
 from pipeline.stages.train import load_model, read_schema, train

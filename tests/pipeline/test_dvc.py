@@ -43,7 +43,7 @@ def test_commands_before_the_first_run_say_little_and_nothing_of_comparisons(pro
         if command == "dag":
             assert max(map(len, lines)) < 200
         else:
-            assert len(lines) < 15 * len(stages)
+            assert len(lines) < 12 * len(stages)
     _, lines = run(project, "params", "diff")
     assert not any("compare/" in line for line in lines)
 

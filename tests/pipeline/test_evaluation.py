@@ -13,10 +13,10 @@ from sklearn.preprocessing import OneHotEncoder
 from core.artifacts import write_json
 from core.console import counted
 from core.merlin import schema_to_json
-from pipeline import remarks
-from pipeline.baselines import below, click_baselines
+from pipeline.evaluation import remarks
+from pipeline.evaluation.baselines import below, click_baselines
+from pipeline.evaluation.metric_names import headlines, once, shown
 from pipeline.ingest.clickstream import ClickstreamSourceSettings
-from pipeline.metric_names import headlines, once, shown
 from pipeline.params import Params
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.ingest import ingest

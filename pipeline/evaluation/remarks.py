@@ -3,8 +3,8 @@
 from typing import Any
 
 from core.console import counted
+from pipeline.evaluation.training_summary import ending
 from pipeline.small_splits import few, few_of_a_class
-from pipeline.training_summary import ending
 
 
 def of_clicks(

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.metric_names import headlines, worse
+from pipeline.evaluation.metric_names import headlines, worse
 
 Metrics = dict[str, float | None]
 Baselines = dict[str, Metrics]

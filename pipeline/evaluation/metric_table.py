@@ -3,8 +3,8 @@
 from typing import Any
 
 from core.console import counted, say, table
-from pipeline.baselines import LABELS, others
-from pipeline.metric_names import meaning, meanings, share_meanings, shown
+from pipeline.evaluation.baselines import LABELS, others
+from pipeline.evaluation.metric_names import meaning, meanings, share_meanings, shown
 
 
 def show_metrics(metrics: dict[str, Any]) -> None:
