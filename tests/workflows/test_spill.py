@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from core import cluster as dask_cluster
 from core.cluster import ClusterSettings
-from core.merlin import ColumnSchema, Schema, Workflow
+from core.merlin import ColumnSchema, Schema, Workflow, ops
 from pipeline import fitting
 from workflows.ops import Categorify, hash_counts, spill
 from workflows.ops import categorify as categorify_module
@@ -134,6 +134,39 @@ def test_merging_adds_up_in_any_cut(runs):
     )
     values, counts = hash_counts.by_value(*together)
     assert list(zip(values, counts, strict=True)) == found
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    runs=st.tuples(*[st.lists(st.integers(-300, 300), max_size=80)] * 2),
+    piece=st.sampled_from([2, 16, spill.PIECE]),
+    text=st.booleans(),
+)
+def test_counts_in_memory_are_added_up_whole_in_any_piece(runs, piece, text):
+    def counted(values):
+        counts = Counter(str(value) if text else value for value in values)
+        kind = pa.string() if text else pa.int64()
+        numbers = np.array([counts[value] for value in sorted(counts)], np.int64)
+        return pa.array(sorted(counts), kind), numbers
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spill, "PIECE", piece)
+        values, counts = spill.added(*map(counted, runs), None)
+    expected, numbers = counted([*runs[0], *runs[1]])
+    assert values.equals(expected)
+    np.testing.assert_array_equal(counts, numbers)
+
+
+@pytest.mark.parametrize("before", [5, spill.PIECE // 2, 3 * spill.PIECE])
+@pytest.mark.parametrize("new", [5, spill.PIECE // 2, 3 * spill.PIECE])
+def test_all_new_ids_of_a_later_day_get_codes(before, new):
+    ids = np.arange(before + new)
+    first, later = Categorify(), Categorify()
+    for op, values in ((first, ids[:before]), (later, ids[before:])):
+        frame = pd.DataFrame({"item": values})
+        op.fit_finalize(op.fit(ops.ColumnSelector(["item"]), frame).statistics)
+    first.absorb(later)
+    assert first.vocabulary["item"].to_pylist() == ids.tolist()
 
 
 def test_order_of_hashes_is_kept_and_never_piles_up():

@@ -259,4 +259,8 @@ def added(
         path = room / f"counts-{uuid.uuid4().hex}.parquet"
         write_counts(path, together)
         return CountsFile(path)
-    return next(together, first)
+    pieces = list(together)
+    if not pieces:
+        return first
+    values = pa.concat_arrays([values for values, _ in pieces])
+    return values, np.concatenate([counts for _, counts in pieces])
