@@ -68,8 +68,16 @@ def doubts(manifest: Mapping[str, Any], split: Mapping[str, Any]) -> list[str]:
                 f"{name} is {target['min']:g} in all {train[unit]:,} {unit} that train: there is "
                 "nothing to learn from it; check the column and how it is read"
             )
-    if manifest["cardinality"].get("item_id", math.inf) <= FIRST_VALUE + 1 and train[unit]:
+    clicks = manifest["recipe"] == "ranking"
+    items = math.inf if clicks else manifest["cardinality"].get("item_id", math.inf)
+    if items <= FIRST_VALUE + 1 and train[unit]:
         warnings.append("all that train have one and the same item: there is nothing to learn")
+    rare = [name for name, share in train.get("oov_rate", {}).items() if share == 1]
+    if rare and clicks:
+        warnings.append(
+            f"{', '.join(rare)}: no value trains as often as freq_threshold asks, so none has a "
+            "code of its own and models cannot tell them apart"
+        )
     for name in ("valid", "test"):
         warnings += _of_split(name, manifest["splits"][name], unit, split, classes=not pairs)
     return warnings

@@ -92,6 +92,6 @@ def _left_out(manifest: Mapping[str, Any], known: Mapping[str, Any]) -> str:
     if not lost or ("sources" in known and not missing):
         return ""
     if not missing:  # features of an older version have no names
-        return f"{lost} shards of theirs are not there"
-    more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        return f"{lost:,} shards of theirs are not there"
+    more = f" and {len(missing) - 3:,} more" if len(missing) > 3 else ""
     return f"those of {', '.join(missing[:3])}{more} are not there"

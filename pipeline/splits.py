@@ -179,9 +179,11 @@ def without_empty(
     needed = [name for name in SPLITS if asked.get(name, True)]
     empty = [name for name in needed if ranges[name][0] >= ranges[name][1]]
     if empty:
+        counts = ", ".join(f"{name} {end - start:,}" for name, (start, end) in ranges.items())
+        share = "" if settings.kind == "fraction" else "; split.kind fraction needs no days"
         raise UserError(
-            f"split.kind '{settings.kind}' leaves no rows to {' and '.join(empty)} "
-            f"(ranges: {ranges}); the log may have one day or file only, or too few rows"
+            f"split.kind '{settings.kind}' leaves no rows to {' and '.join(empty)} ({counts}); the "
+            f"log may have one day or file only, or too few rows{share}"
         )
     return ranges
 

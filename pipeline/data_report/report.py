@@ -101,7 +101,7 @@ def _compared(columns: list[dict[str, Any]], days: list[dict[str, Any]], least: 
             f"nothing to compare: it takes {least:,} training rows and two days of {least:,} rows"
         )
     few = [day["day"] for day in days if 0 < day["rows"] < least]
-    more = f" and {len(few) - 3} more" if len(few) > 3 else ""
+    more = f" and {len(few) - 3:,} more" if len(few) > 3 else ""
     left = f"; days of fewer than {least:,} rows are left out: {', '.join(few[:3])}{more}"
     return f"each day against the training rows{left if few else ''}"
 

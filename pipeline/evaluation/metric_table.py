@@ -12,7 +12,12 @@ def show_metrics(metrics: dict[str, Any]) -> None:
     remarks."""
     baselines = others(metrics["model"]["name"], metrics, metrics.get("baselines", {}))
     best, share = metrics.get("best_possible", {}), metrics.get("share_of_best", {})
-    header = ["metric", "better", metrics["model"]["name"], *(LABELS[name] for name in baselines)]
+    header = [
+        "metric",
+        "better",
+        metrics["model"]["name"],
+        *(f"baseline:\n{LABELS[name]}" for name in baselines),
+    ]
     header += ["best possible", "share of best"] if best else []
     rows, names = [], [name for name in shown(metrics) if metrics[name] is not None]
     for name in names:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from core.console import counted
+from pipeline.metric_names import headlines
 
 UNITS = {"ranking": "rows", "sessions": "sessions", "interactions": "rows"}
 """What a training batch of each recipe is made of."""
@@ -15,7 +16,7 @@ def in_words(recipe: str, record: dict[str, Any], result: Any) -> str:
         record: what ``model.json`` holds.
         result: the :class:`~training.run.FitResult`.
     """
-    metrics, unit = _metrics(result.metrics), UNITS[recipe].removesuffix("s")
+    metrics, unit = _headlines(result.metrics), UNITS[recipe].removesuffix("s")
     seconds = f"{result.seconds:.1f} s" if result.seconds < 10 else f"{result.seconds:.0f} s"
     if not result.history:  # No loop wrote one: the model counts.
         once = f"counted {counted(record['rows'], unit)} once in {seconds}"
@@ -42,5 +43,7 @@ def ending(recipe: str, record: dict[str, Any]) -> str:
     return f"still improving at its last step: more {more} may help ({setting})"
 
 
-def _metrics(metrics: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if value is not None)
+def _headlines(metrics: dict[str, float]) -> str:
+    """The main metrics; all are in the history."""
+    known = [name for name in headlines(metrics) if metrics[name] is not None]
+    return ", ".join(f"{name} {metrics[name]:.4f}" for name in known)

@@ -52,7 +52,8 @@ def evaluate(
         metrics: JSON file to write: what this returns.
         plots: folder of JSON files to write, as DVC plots them; ``summary.json`` in it holds the
             main metrics for DVC's tables.
-        baselines: whether the model is judged against simple ones, and a table is printed.
+        baselines: whether the model is judged against simple ones, and a table and where the
+            metrics are is printed; not where it is one of many.
     """
     params = params or Params.read()
     inputs = [features, model]
@@ -71,7 +72,8 @@ def evaluate(
     known = [key for key in headlines(found) if found[key] is not None]
     shown = ", ".join(f"{key} {found[key]:.4f}" for key in known)
     shown = shown or found.get("undefined_because", "no metric is defined")
-    say(f"evaluate: {split}: {shown} → {place(metrics)}, {place(plots)}")
+    written = f" → {place(metrics)}, {place(plots)}" if baselines else ""
+    say(f"evaluate: {split}: {shown}{written}")
     return found
 
 

@@ -79,29 +79,31 @@ def points(report: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
 def _show(report: dict[str, Any]) -> None:
     rows, days = [], [str(entry["day"]) for entry in report["by_day"]]
     tests = report["splits"].get("test")
+    compared = any(psi is not None for column in report["columns"] for psi in column["psi_by_day"])
     for column in report["columns"]:
-        kept = f"{column['kept']:,}" if "kept" in column else ""
-        unknown = column.get("unknown", {}).get("test")
-        rows.append(
-            [
-                column["column"],
-                f"{column['missing']:.2%}",
-                f"{column['cardinality']:,}" if "cardinality" in column else "",
-                kept,
-                "" if unknown is None or not tests else f"{unknown:.2%}",
-                _largest_psi(column, days),
-            ]
+        row = {
+            "column": column["column"],
+            "missing": f"{column['missing']:.2%}",
+            "distinct": f"{column['cardinality']:,}" if "cardinality" in column else "",
+            "with a code": f"{column['kept']:,}" if "kept" in column else "",
+        }
+        if tests:
+            unknown = column.get("unknown", {}).get("test")
+            row["unknown in test"] = "" if unknown is None else f"{unknown:.2%}"
+        if compared:
+            row["largest PSI"] = _largest_psi(column, days)
+        rows.append(row)
+    if rows:
+        table(f"{report['recipe']} data", [*rows[0]], [[*row.values()] for row in rows])
+    say("with a code: distinct training values that models tell apart")
+    if tests:
+        say("unknown in test: values without a code (lower is better)")
+    say(f"drift (PSI): {report['drift']}")
+    if compared:
+        say(
+            "PSI: 0 where days have the same shares of values; below 0.1 stable, above 0.25 "
+            "shifted; chance: no more than two draws of the same would differ"
         )
-    header = ["column", "missing", "distinct", "with a code", "unknown in test", "largest PSI"]
-    table(f"{report['recipe']} data", header, rows)
-    say(
-        f"drift (PSI): {report['drift']}. 0: the same shares of values; below 0.1 stable, above "
-        "0.25 shifted; chance: no more than two draws of the same would differ"
-    )
-    say(
-        "with a code: distinct training values that models tell apart; unknown in test: values "
-        "without one (lower is better)"
-    )
 
 
 def _largest_psi(column: dict[str, Any], days: list[str]) -> str:

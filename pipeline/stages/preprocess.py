@@ -49,7 +49,7 @@ def _takes_in(recipe: str, raw: str | Path, features: str | Path, settings: Any)
         check_nothing_is_lost(raw, features, recipe)
         return False
     why = anew_because(raw, features, settings)
-    if why:
+    if why and Path(features).exists():  # The first time there is nothing to grow.
         say(f"preprocess: making the features of all rows, as {why}")
     return why is None
 

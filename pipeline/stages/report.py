@@ -24,6 +24,7 @@ from pipeline.sections import READ_RECIPES
 
 HEADER = ["recipe", "model", "trained on", "tested on", "metric", "reached", "best baseline",
           "best possible", "share of best"]  # fmt: skip
+UNKNOWN = "unknown"
 
 
 def report(params: Params | None = None) -> None:
@@ -54,7 +55,10 @@ def report(params: Params | None = None) -> None:
             notes.append(f"{recipe}: no best possible score: {metrics['no_best_possible']}")
     say("'dvc plots show' makes a page of the curves; 'dvc metrics show' prints the main metrics")
     if rows:
-        table("What was learned", HEADER, rows)
+        # The best possible score is known of logs that were made here, not of others.
+        best = HEADER.index("best possible")
+        shown = len(HEADER) if any(row[best] != UNKNOWN for row in rows) else best
+        table("What was learned", HEADER[:shown], [row[:shown] for row in rows])
     if shares:
         say(share_meanings(shares))
     for note in notes:
@@ -196,7 +200,7 @@ def _rows(recipe: str, metrics: dict[str, Any]) -> list[list[Any]]:
                 name,
                 "undefined" if metrics[name] is None else number(metrics[name]),
                 _best_baseline(name, baselines),
-                "unknown" if best is None else number(best),
+                UNKNOWN if best is None else number(best),
                 percent(share),
             ]
         )

@@ -12,7 +12,7 @@ from pipeline.preprocess_interactions import (
     InteractionsPreprocessSettings,
     preprocess_interactions,
 )
-from pipeline.preprocess_ranking import preprocess_ranking
+from pipeline.preprocess_ranking import RankingPreprocessSettings, preprocess_ranking
 from pipeline.splits import SplitSettings
 from pipeline.stages.preprocess import preprocess
 from tests.pipeline.test_click_times import ingested, made_rows, rows_of, settings_for
@@ -67,6 +67,21 @@ def test_a_log_that_is_large_enough_is_not_doubted(tmp_path, capsys):
     raw = ingested(tmp_path, rows.select("at", "hour", "n", "click"), rows_per_shard=900)
     made = preprocess_ranking(raw, tmp_path / "out", settings_for(SPLIT, 5000), ONE)
     assert made["warnings"] == []
+
+
+@pytest.mark.parametrize("threshold", [1, 5])
+def test_a_column_of_rare_values_is_named(tmp_path, threshold):
+    """Whatever its name: that of an item does not make all values one item."""
+    rows = pl.DataFrame({"click": [0, 1] * 50, "page": [1, 2] * 50, "item_id": range(100)})
+    rows = rows.with_columns(pl.col("click").cast(pl.Int8))
+    raw = write_raw(tmp_path / "raw", rows)
+    columns = {"labels": ["click"], "categorical": ["page", "item_id"], "continuous": []}
+    settings = RankingPreprocessSettings(
+        split=SplitSettings(test=0, valid=0), workflow={**columns, "freq_threshold": threshold}
+    )
+    made = preprocess_ranking(raw, tmp_path / "out", settings, ONE)
+    named = [warning for warning in made["warnings"] if warning.startswith("item_id: no value")]
+    assert len(named) == (threshold > 1) and named == made["warnings"]
 
 
 @pytest.mark.parametrize("sessions", [40, 1400])

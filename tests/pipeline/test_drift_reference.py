@@ -68,6 +68,8 @@ def test_the_report_of_a_log_that_does_not_drift(sizes, words, tmp_path, monkeyp
     points = read_json("plots/ranking-data/drift.json")
     if "nothing" in words:
         assert "most_psi" not in report and points == [] and "0.000" not in printed
+        assert "largest PSI" not in printed and "stable" not in printed  # no figure to explain
     else:
+        assert "largest PSI" in printed and "below 0.1 stable" in printed
         assert report["most_psi"]["value"] < 0.1
         assert {point["day"] for point in points} == {"day1.csv", "day2.csv", "day3.csv"}

@@ -209,5 +209,5 @@ def test_split_by_days_and_halves_of_the_last_day(raw, tmp_path):
 
 def test_a_split_that_leaves_nothing_is_refused(raw, tmp_path):
     settings = RankingPreprocessSettings(split=SplitSettings(kind="days", test_days=3))
-    with pytest.raises(UserError, match="leaves no rows to train"):
+    with pytest.raises(UserError, match=r"leaves no rows to train and valid \(train 0, valid 0, "):
         preprocess_ranking(raw, tmp_path / "out", settings)

@@ -70,6 +70,7 @@ def test_one_validation_tells_nothing(features, tmp_path, capsys):
     line, learned = trained(features, tmp_path, capsys, "epochs=1", "validate_every=1")
     assert not learned["still_improving"] and learned["stopped"] == "finished"
     assert "still improving" not in line and "stopped early" not in line
+    assert re.search(r"step \d+: auc 0\.\d{4}, logloss 0\.\d{4} → ", line)  # the main metrics
 
 
 @pytest.mark.parametrize("mode", ["min", "max"])
