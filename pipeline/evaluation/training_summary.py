@@ -3,7 +3,7 @@
 from typing import Any
 
 from core.console import counted
-from pipeline.metric_names import headlines
+from pipeline.evaluation.metric_names import headlines
 
 UNITS = {"ranking": "rows", "sessions": "sessions", "interactions": "rows"}
 """What a training batch of each recipe is made of."""
