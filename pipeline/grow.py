@@ -77,7 +77,7 @@ def grow(
     raw = Path(raw)
     with claimed(features, kinds.FEATURES, [raw], resumable=True) as claim:
         try:
-            with open_raw(raw).watched() as log:
+            with open_raw(raw, recipe).watched() as log:
                 return _grow(recipe, raw, log, claim, settings, cluster)
         except UserError:
             _discard(claim.stopped)

@@ -58,6 +58,7 @@ from pipeline.doubts import (
 )
 from pipeline.held_out import HELD_OUT, Settled
 from pipeline.ingest.generated import GENERATED
+from pipeline.ingest.publish import RECIPE_OF
 from pipeline.splits import SPLITS, EmptySplit
 from workflows.executor import transform
 from workflows.names import check_types
@@ -130,7 +131,7 @@ def preprocess(
     """
     raw = Path(raw)
     with claimed(output, kinds.FEATURES, [raw]) as claim:
-        log = open_raw(raw)
+        log = open_raw(raw, recipe)
         try:
             with log.watched():
                 return _made(recipe, prepare, log, claim, settings, cluster or ClusterSettings())
@@ -237,15 +238,25 @@ def apply(
 # the plan
 
 
-def open_raw(raw: Path) -> Contents:
+def open_raw(raw: Path, recipe: str | None = None) -> Contents:
     """An ingested log: every shard is there with the size that was written.
 
+    Args:
+        recipe: that reads it; None: any.
+
     Raises:
-        UserError: no ingest finished there, a shard is missing or altered, or there are no rows.
+        UserError: no ingest finished there, a shard is missing or altered, there are no rows, or
+            they are another recipe's.
     """
     log = Contents(raw, MANIFEST, "ingest", links=True)
     if not isinstance(log.record.get("shards"), list):
         raise UserError(f"{raw / MANIFEST}: is not the manifest of an ingested log")
+    made_for = RECIPE_OF.get(log.record.get("format"))
+    if recipe and made_for and made_for != recipe:
+        raise UserError(
+            f"{raw}: was written by 'ingest {made_for}', and {recipe} reads what 'ingest {recipe}' "
+            f"writes: ingest the log again for {recipe}, or preprocess it as {made_for}"
+        )
     log.check_sizes()
     if not log.record["shards"]:
         raise UserError(f"{raw / MANIFEST}: the ingested log has no rows")

@@ -2,10 +2,10 @@
 
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from core.console import counted
 from core.errors import UserError
@@ -16,7 +16,8 @@ DAY = 86_400_000
 """Milliseconds."""
 VALIDATE_ALWAYS = ("last_day_halves", "leave_one_out")
 """Kinds whose validation part is not a share."""
-
+TESTED_BY = {"days": "test_days", "window": "test_day", "files": "test_files"}
+"""Kinds whose test part is not a share, and the setting that chooses it."""
 
 NOT_RANDOM = (
     "split.kind 'random' is for the recipe interactions, for logs without times; choose one by time"
@@ -56,6 +57,17 @@ class SplitSettings(Settings):
     test_files: str = "*test*"
     """Names of the input files that test, with * and ?, for kind: files; validation is the share
     ``valid`` of the others."""
+
+    @field_validator("test", mode="before")
+    @classmethod
+    def _is_share(cls, test: Any, info: ValidationInfo) -> Any:
+        setting = TESTED_BY.get(info.data.get("kind", ""))
+        if setting and isinstance(test, int | float) and not 0 <= test < 1:
+            raise ValueError(
+                f"{test} is no share from 0 to 1, and kind '{info.data['kind']}' does not use one: "
+                f"leave test out, and set {setting}"
+            )
+        return test
 
     @model_validator(mode="after")
     def _something_trains(self) -> "SplitSettings":

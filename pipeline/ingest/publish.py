@@ -11,6 +11,13 @@ from pipeline.ingest.quarantine import merge_quarantines
 from pipeline.ingest.workspace import Workspace
 
 QUARANTINE = "quarantine.parquet"
+RECIPE_OF = {
+    "criteo": "ranking",
+    "clicks": "ranking",
+    "clickstream": "sessions",
+    "ratings": "interactions",
+}
+"""The recipe that a log of each ``format`` of the manifest is ingested for."""
 
 
 def number_shards(reports: list[FileReport], workspace: Workspace) -> list[dict[str, Any]]:

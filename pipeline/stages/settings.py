@@ -130,7 +130,8 @@ def _has_word(setting: Named, word: str) -> bool:
 
 
 def _show_block(params: Params, section: str, settings: list[Named]) -> None:
-    say(f"{section}:")
+    recipe, _, block = section.partition(".")
+    say(f"{section}, of model {params.model(recipe)[0]}:" if block == "train" else f"{section}:")
     for setting in settings:
         _show_setting(params, section, setting)
 

@@ -41,8 +41,14 @@ def test_every_block_is_printed_in_short_lines_of_plain_words(printed, name):
 
 def test_one_block_one_setting_and_a_search(printed):
     block = printed("sessions.train", "--set", "sessions.train.epochs=77")
-    assert block.startswith("sessions.train:\n") and "sessions.preprocess" not in block
+    assert (
+        block.startswith(f"sessions.train, of model {MODELS['sessions'][0]}:\n")
+        and "sessions.preprocess" not in block
+    )
     assert "  epochs: 77    # default: " in block
+    for model in ("fm", "logistic_regression"):
+        own = printed("ranking.train", "--set", f"ranking.model={model}")
+        assert own.startswith(f"ranking.train, of model {model}:\n")
     one = printed("ranking.train.learning_rate")
     assert one.splitlines()[1].startswith("  learning_rate: ") and len(one.splitlines()) < 5
     assert "split.test_days: 1" in printed("sessions.preprocess.split")

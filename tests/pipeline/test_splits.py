@@ -101,6 +101,19 @@ def test_what_leaves_nothing_to_train_says_why(kind):
         time_bounds(days, np.array([0, 1, 2, 3 * DAY]))
 
 
+@pytest.mark.parametrize(
+    ("kind", "setting"), [("days", "test_days"), ("window", "test_day"), ("files", "test_files")]
+)
+@pytest.mark.parametrize("test", [1, 7, 1.0, -1])
+def test_a_number_of_days_where_a_share_belongs_names_the_setting_that_is_meant(
+    kind, setting, test
+):
+    with pytest.raises(ValueError, match=rf"kind '{kind}' does not use one.*set {setting}"):
+        SplitSettings(kind=kind, test=test)
+    with pytest.raises(ValueError, match=r"less than 1|greater than or equal to 0"):
+        SplitSettings(test=test)
+
+
 def test_leave_one_out_is_not_for_click_logs():
     with pytest.raises(UserError, match=r"leave_one_out.*sessions and interactions"):
         row_ranges(SplitSettings(kind="leave_one_out"), np.array([9, 9]), 1)
