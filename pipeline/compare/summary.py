@@ -10,6 +10,8 @@ from pipeline.compare.settings import CompareSettings
 from pipeline.evaluation.baselines import Baselines, below
 from pipeline.evaluation.metric_names import BETTER_LOW, headlines, once
 
+Figure = dict[str, Any]
+"""``mean`` and ``std`` over seeds."""
 Result = dict[str, Any]
 Summary = dict[str, Any]
 COSTS = {
@@ -42,7 +44,8 @@ def summarise(
         ``std`` (of the sample, None of one seed) of every metric by split, of every cost, and of
         the share of the best possible; ``metrics``: those that tables show, ``headlines``: those
         that matter most; ``split``: the one that tables are of, ``tested``: what of it is counted;
-        ``best_on_validation``: the entry that validation would choose, and by which metric;
+        ``best_on_validation``: the entry that validation would choose, by which metric, and the
+        ``doubt``, if its lead may be chance;
         ``baselines``, and ``remarks``: what a reader has to know, in sentences.
 
     Raises:
@@ -158,16 +161,35 @@ def _best_on_validation(summary: Summary) -> dict[str, Any] | None:
         metric not in entry["metrics"].get("valid", {}) for entry in summary["entries"].values()
     ):
         metric = summary["headlines"][0]
-    means = {
-        name: entry["metrics"]["valid"][metric]["mean"]
+    figures = {
+        name: entry["metrics"]["valid"][metric]
         for name, entry in summary["entries"].items()
         if metric in entry["metrics"].get("valid", {})
     }
-    means = {name: mean for name, mean in means.items() if mean is not None}
-    if not means:
+    figures = {name: figure for name, figure in figures.items() if figure["mean"] is not None}
+    if not figures:
         return None
-    best = (min if metric in BETTER_LOW else max)(means, key=means.__getitem__)
-    return {"entry": best, "metric": metric, "mean": means[best]}
+    lowest = metric in BETTER_LOW
+    best = (min if lowest else max)(figures, key=lambda name: figures[name]["mean"])
+    doubt = _doubt(best, figures)
+    return {"entry": best, "metric": metric, "mean": figures[best]["mean"], "doubt": doubt}
+
+
+def _doubt(best: str, figures: dict[str, Figure]) -> str | None:
+    """Why the lead of the best entry may be chance, in words; None where the seeds agree on it."""
+    others = [name for name in figures if name != best]
+    single = [name for name in figures if figures[name]["std"] is None]
+    if others and single:
+        return f"one seed only of {', '.join(single)}: whether its lead is chance is not known"
+    near = [
+        name
+        for name in others
+        if abs(figures[best]["mean"] - figures[name]["mean"])
+        <= max(figures[best]["std"], figures[name]["std"])
+    ]
+    if not near:
+        return None
+    return f"its lead over {', '.join(near)} is within the standard deviation of seeds"
 
 
 def curves(results: list[Result]) -> list[dict[str, Any]]:

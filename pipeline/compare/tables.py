@@ -74,7 +74,8 @@ def _held_out(summary: Summary) -> Table:
         )
     best = summary["best_on_validation"]
     if best:
-        meaning += f" Best on the validation split, by {best['metric']}: {best['entry']}."
+        meaning += f" Best on the validation split, by {best['metric']}: {best['entry']}"
+        meaning += f"; {best['doubt']}." if best["doubt"] else "."
     return Table(f"On the {summary['split']} split", meaning, header, rows)
 
 

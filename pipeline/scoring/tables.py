@@ -121,7 +121,7 @@ def check_finite(scores: np.ndarray, of: Callable[[int], str], bundle: str | Pat
 
 
 def name_bad_lines(raw: Path, manifest: dict[str, Any], command: str) -> None:
-    """Says how many lines of the input could not be read, why, and where the first one is."""
+    """Says how many lines of the input could not be read, why, and which: the first few."""
     if manifest["rows_quarantined"]:
         why = SETTING.sub("", why_quarantined(manifest, raw / QUARANTINE))
         say(f"{command}: not read and left out: {why}")

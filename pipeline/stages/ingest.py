@@ -39,7 +39,7 @@ from pipeline.ingest.publish import (
     move_shards,
     number_shards,
 )
-from pipeline.ingest.quarantine import all_reasons
+from pipeline.ingest.quarantine import LINES_SHOWN, all_reasons
 from pipeline.ingest.ratings import RatingsSourceSettings, rating_columns
 from pipeline.ingest.row_order import IN_ORDER, ROW_ORDER, doubt
 from pipeline.ingest.source import SourceSettings
@@ -268,7 +268,7 @@ def set_aside(record: dict[str, Any]) -> list[str]:
 
 
 def why_quarantined(record: dict[str, Any], file: Path) -> str:
-    """How many lines could not be read, why, by reason, and where the first one is.
+    """How many lines could not be read, how many for each reason, and the first few of them.
 
     Args:
         file: the quarantine.
@@ -277,10 +277,12 @@ def why_quarantined(record: dict[str, Any], file: Path) -> str:
     shown = ", ".join(f"{reason} ({count:,})" for reason, count in reasons[:REASONS_SHOWN])
     if len(reasons) > REASONS_SHOWN:
         shown += f" and {counted(len(reasons) - REASONS_SHOWN, 'other reason')}"
-    lines = counted(record["rows_quarantined"], "line")
-    first = read_frame(file, ["file", "line", "reason"], n_rows=1).row(0, named=True)
-    where = f"the first is {first['file']}:{first['line']}: {first['reason']}"
-    return f"{lines}: {shown}; {where}"
+    count = record["rows_quarantined"]
+    bad = read_frame(file, ["file", "line", "reason"], n_rows=LINES_SHOWN)
+    first = "; ".join(f"{name}:{line}: {reason}" for name, line, reason in bad.iter_rows())
+    if count == 1:
+        return f"1 line: {first}"
+    return f"{counted(count, 'line')}: {shown}; the first: {first}"
 
 
 def _report(record: dict[str, Any], output: str | Path, seconds: float) -> None:

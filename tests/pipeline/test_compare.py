@@ -11,6 +11,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from core.errors import UserError
 from core.merlin import schema_from_json
 from pipeline.__main__ import main
+from pipeline.compare.summary import _best_on_validation
 from pipeline.evaluation.baselines import click_baselines
 from pipeline.params import Params
 from pipeline.stages import compare as stage
@@ -119,6 +120,37 @@ def test_validation_chooses_without_the_test_split(finished):
         for name, entry in found["entries"].items()
     }
     assert found["best_on_validation"]["entry"] == min(losses, key=losses.get)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_lead_within_chance_is_called_so(seed):
+    """Of metrics drawn at random: no doubt is left out, none is made up."""
+    rng = np.random.default_rng(seed)
+    seeds, width = int(rng.integers(1, 5)), float(rng.choice([1e-4, 0.02]))
+    drawn = {
+        name: rng.normal(center, width, seeds)
+        for name, center in zip("abcd", rng.uniform(0.6, 0.7, 4), strict=True)
+    }
+    entries = {}
+    for name, losses in drawn.items():
+        figure = {"mean": losses.mean(), "std": losses.std(ddof=1) if seeds > 1 else None}
+        entries[name] = {"metrics": {"valid": {"logloss": figure}}}
+    summary = {"recipe": "ranking", "entries": entries, "headlines": ["logloss"]}
+    best = _best_on_validation(summary)
+    lowest = min(drawn, key=lambda name: drawn[name].mean())
+    assert best["entry"] == lowest
+    if seeds == 1:
+        assert "one seed only of a, b, c, d" in best["doubt"]
+        return
+    near = [
+        name
+        for name, losses in drawn.items()
+        if name != lowest
+        and losses.mean() - drawn[lowest].mean()
+        <= max(losses.std(ddof=1), drawn[lowest].std(ddof=1))
+    ]
+    assert (best["doubt"] or "").startswith(f"its lead over {', '.join(near)} is") == bool(near)
+    assert bool(best["doubt"]) == bool(near)
 
 
 def test_a_run_is_what_training_alone_gives(features, finished, tmp_path):

@@ -279,7 +279,8 @@ def test_quarantined_lines_have_their_reasons_and_place(tmp_path, capsys):
     given = ClickstreamSourceSettings(columns=columns, max_bad_fraction=0.1)
     ingest("sessions", given, tmp_path / "log.csv", tmp_path / "raw")
     said = capsys.readouterr().out
-    assert "quarantined: 3 lines: timestamp wrong (2), item_id missing (1); the first is " in said
-    assert f"{tmp_path / 'log.csv'}:42: item_id" in said
+    assert "quarantined: 3 lines: timestamp wrong (2), item_id missing (1); the first: " in said
+    for line, column in ((42, "item_id"), (72, "timestamp"), (92, "timestamp")):
+        assert f"{tmp_path / 'log.csv'}:{line}: {column}" in said
     assert f"all are in {tmp_path / 'raw' / 'quarantine.parquet'}" in said
     assert "300 lines → 297 rows in 1 shard, 3 quarantined" in said

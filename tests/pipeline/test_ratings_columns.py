@@ -12,6 +12,7 @@ from core.settings import validate
 from pipeline.__main__ import main
 from pipeline.data_report.logs import raw_logs, read_log
 from pipeline.grow import grow
+from pipeline.ingest.clicks import ClickSourceSettings
 from pipeline.ingest.ratings import RatingsSourceSettings
 from pipeline.preprocess_interactions import (
     InteractionsPreprocessSettings,
@@ -195,7 +196,10 @@ def test_pairs_alone_train_and_are_evaluated(tmp_path, monkeypatch):
 def test_other_recipes_are_not_drawn(tmp_path):
     with pytest.raises(ValueError, match="'random' is for the recipe interactions"):
         SessionsPreprocessSettings(split={"kind": "random"})
+    log, clicks = tmp_path / "day_0", tmp_path / "clicks"
+    line = "\t".join(["1", *["2"] * 13, *["0a1b2c3d"] * 26])
+    log.write_text(f"{line}\n" * 20)
+    ingest("ranking", ClickSourceSettings(), log, clicks)
+    settings = RankingPreprocessSettings(split={"kind": "random"})
     with pytest.raises(UserError, match="'random' is for the recipe interactions"):
-        settings = RankingPreprocessSettings(split={"kind": "random"})
-        raw = ingested(tmp_path, made_rows(0))
-        preprocess_ranking(raw, tmp_path / "out", settings, ONE)
+        preprocess_ranking(clicks, tmp_path / "out", settings, ONE)
