@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -33,6 +34,17 @@ class Parser(argparse.ArgumentParser):
             raise
 
 
+class Help(argparse.HelpFormatter):
+    """Help with wrapped paragraphs; indented lines, such as a command to copy, stay as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        parts = []
+        for kept, lines in itertools.groupby(text.strip().splitlines(), lambda s: s[:1] == " "):
+            block = list(lines)
+            parts += block if kept else [super()._fill_text(" ".join(block), width, indent)]
+        return "\n".join(parts)
+
+
 def add_stage(
     stages: Stages,
     name: str,
@@ -51,7 +63,7 @@ def add_stage(
         interrupted: the message when it was interrupted.
         lower: what to do where memory is short.
     """
-    stage = stages.add_parser(name, help=summary, description=summary)
+    stage = stages.add_parser(name, help=summary, description=summary, formatter_class=Help)
     stage.set_defaults(stage=name, run=run, module=module, interrupted=interrupted, lower=lower)
     if recipes:
         stage.add_argument("recipe", choices=recipes, help="the recipe to run")
@@ -63,7 +75,11 @@ def add_stage(
             help="settings file, over params.yaml; later ones win",
         )
         stage.add_argument(
-            "--set", metavar="KEY=VALUE", action="append", default=[], help="one setting"
+            "--set",
+            metavar="KEY=VALUE",
+            action="append",
+            default=[],
+            help="one setting, over all files; may be given more than once",
         )
     return stage
 

@@ -26,8 +26,8 @@ RECOMMENDED = (
     "score (what the model orders by, to be compared within one list only: of neural models the "
     "logit, of the others see docs/bundles.md) and source: model, or popular for a session of "
     "which no item is known; it gets the most frequent items, with their training events as score. "
-    "Where sessions are cut from users' events at pauses, each user gets one list, under the user "
-    "in place of the session: for the session of theirs in the input that starts last."
+    "Where sessions are cut from users' events at pauses, each user gets one list, for the user's "
+    "latest session in the input, and the user's id is in the place of the session's."
 )
 INGEST_MEMORY = "lower RECIPE.source.workers, block_bytes or rows_per_shard"
 
@@ -235,7 +235,9 @@ def _profile(stages: Stages) -> None:
     )
     add_path(stage, "--input", "folder that preprocess wrote", "data/RECIPE/features")
     add_path(stage, "--output", "folder for profile.json and trace.json", "data/RECIPE/profile")
-    stage.add_argument("--steps", type=int, default=100, help="to time (default: 100)")
+    stage.add_argument(
+        "--steps", type=int, default=100, help="steps to time (default: 100)", metavar="N"
+    )
 
 
 def _evaluate(stages: Stages) -> None:
@@ -265,7 +267,12 @@ def _evaluate(stages: Stages) -> None:
     add_path(stage, "--model", "folder that train wrote", "data/RECIPE/model")
     add_path(stage, "--metrics", "JSON file to write", "metrics/RECIPE.json")
     add_path(stage, "--plots", "folder to write", "plots/RECIPE")
-    stage.add_argument("--split", choices=("valid", "test"), default="test", help="default: test")
+    stage.add_argument(
+        "--split",
+        choices=("valid", "test"),
+        default="test",
+        help="rows to judge on (default: test)",
+    )
 
 
 def _export(stages: Stages) -> None:
@@ -353,7 +360,10 @@ def _apply(stages: Stages) -> None:
         if name == "recommend":
             stage.epilog = RECOMMENDED
             stage.add_argument(
-                "-k", type=_at_least_one, default=20, help="most items of a list (default: 20)"
+                "-k",
+                type=_at_least_one,
+                default=20,
+                help="items of each list, at most (default: 20)",
             )
 
 

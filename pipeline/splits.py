@@ -161,8 +161,8 @@ def window_days(settings: SplitSettings, days: int) -> tuple[int, int]:
     """
     if days < 2:
         raise UserError(
-            "split.kind 'window': the log has one day only, and a window needs a day that tests "
-            "and one before it that trains; add a day to the log, or set split.kind to fraction"
+            "split.kind 'window': the log has one day only, and a window needs a test day and at "
+            "least one earlier day to train on; add a day to the log, or set split.kind to fraction"
         )
     day = settings.test_day if settings.test_day >= 0 else days + settings.test_day
     if not 1 <= day < days:

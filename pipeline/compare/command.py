@@ -14,7 +14,8 @@ plots. Runs that are finished are not done again, and one that was stopped goes 
 built before the first is trained, so that an entry that does not fit the features is named at once.
 """
 EXAMPLE = """
-For example: merlin-pipeline compare ranking --set 'ranking.compare.entries=[dlrm, deepfm]'
+For example:
+  merlin-pipeline compare ranking --set 'ranking.compare.entries=[dlrm, deepfm]'
 """
 
 

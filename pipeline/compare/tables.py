@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from core.console import counted
 from pipeline.compare.summary import COSTS, Summary
-from pipeline.evaluation.baselines import LABELS
+from pipeline.evaluation.baselines import LABELS, Baselines, others
 from pipeline.evaluation.metric_names import meanings, share_meanings
 
 TIMED = ("seconds", "samples_per_second", "inference_microseconds")
@@ -50,7 +50,7 @@ def _held_out(summary: Summary) -> Table:
         row = [name, str(len(entry["seeds"]))]
         row += [_with_deviation(held_out[metric], 4) for metric in summary["headlines"]]
         rows.append(row + [_percent(entry["share_of_best"][share]) for share in shares])
-    for key, theirs in summary["baselines"].items():
+    for key, theirs in _not_entries(summary).items():
         row = [f"({LABELS[key]})", ""]
         row += [_number(theirs.get(metric), 4) for metric in summary["headlines"]]
         rows.append(row + [""] * len(shares))
@@ -62,8 +62,10 @@ def _held_out(summary: Summary) -> Table:
     ]
     meaning = (
         f"Mean and standard deviation over seeds, on the {summary['split']} split: "
-        f"{summary['tested']}. In parentheses: baselines, which any model has to beat."
+        f"{summary['tested']}."
     )
+    if _not_entries(summary):
+        meaning += " In parentheses: baselines, which any model has to beat."
     if shares:
         meaning += (
             f" The log is generated. {share_meanings(shares)} Best possible: "
@@ -77,6 +79,16 @@ def _held_out(summary: Summary) -> Table:
         meaning += f" Best on the validation split, by {best['metric']}: {best['entry']}"
         meaning += f"; {best['doubt']}." if best["doubt"] else "."
     return Table(f"On the {summary['split']} split", meaning, header, rows)
+
+
+def _not_entries(summary: Summary) -> Baselines:
+    """The baselines without those that an entry is, with the same settings."""
+    baselines = summary["baselines"]
+    for entry in summary["entries"].values():
+        metrics = entry["metrics"][summary["split"]]
+        means = {name: figure["mean"] for name, figure in metrics.items()}
+        baselines = others(entry["model"], means, baselines)
+    return baselines
 
 
 def _by_split(summary: Summary) -> Table:

@@ -1,5 +1,6 @@
 """What any model has to beat, on the same rows or steps as the model: simple rules and counts."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +84,15 @@ def others(model: str, metrics: dict[str, Any], baselines: Baselines) -> Baselin
     return {
         name: theirs
         for name, theirs in baselines.items()
-        if name != model or any(metrics.get(key) != value for key, value in theirs.items())
+        if name != model or any(_differ(metrics.get(key), value) for key, value in theirs.items())
     }
+
+
+def _differ(one: float | None, other: float | None) -> bool:
+    """Whether two metrics differ by more than the rounding of a mean over equal ones."""
+    if one is None or other is None:
+        return one is not other
+    return not math.isclose(one, other, rel_tol=1e-12)
 
 
 def below(model: str, metrics: dict[str, Any], baselines: Baselines) -> list[str]:

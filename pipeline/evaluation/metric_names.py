@@ -18,17 +18,15 @@ MEANINGS: Mapping[str, tuple[str, str]] = {
     "accuracy": ("higher", "share of rows on the right side of a probability of one half; that of"
                  " the commoner label needs no model"),
     "calibration": ("1", "expected clicks over clicks; above 1 too many are expected"),
-    "recall": ("higher", "share of the next items (of users: of the held-out items) among the"
-               " first k"),
-    "ndcg": ("higher", "as recall, an item further down counting less, by the logarithm of its"
-             " rank"),
+    "recall": ("higher", "share of the next, or held-out, items among the first k"),
+    "ndcg": ("higher", "as recall, but an item counts less by the logarithm of its rank"),
     "mrr": ("higher", "one over the rank of the next item, 0 beyond k"),
     "hit": ("higher", "the same as recall"),
     "map": ("higher", "the same as mrr"),
     "coverage": ("higher", "share of all items that are in some list"),
     "popularity": ("", "mean share of the training events that a listed item has"),
-    "popularity_bias": ("1", "popularity of the lists over that of the next items; above 1 popular"
-                        " items are listed too often"),
+    "popularity_bias": ("1", "popularity of the lists over that of the next items; above 1: too"
+                        " popular"),
     "novelty": ("", "mean surprise of a listed item in bits"),
     "rmse": ("lower", "root of the mean squared error of a rating"),
     "mae": ("lower", "mean absolute error of a rating"),

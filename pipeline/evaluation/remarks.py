@@ -6,6 +6,9 @@ from core.console import counted
 from pipeline.evaluation.training_summary import ending
 from pipeline.small_splits import few, few_of_a_class
 
+MANY_UNSEEN = 0.5
+"""Share of rows of unseen users from which metrics are over a minority."""
+
 
 def of_clicks(
     metrics: dict[str, Any], split: str, probabilities: Any, labels: Any, label: str
@@ -46,20 +49,27 @@ def of_sessions(metrics: dict[str, Any], split: str, total: int) -> list[str]:
     if asked < total:
         remarks.append(
             f"{total - asked:,} of {counted(total, 'session')} of the {split} split are not in the "
-            "metrics: items unseen in training and what sessions.evaluate filters do not count, "
-            "and without them no next item is left"
+            "metrics: without unseen items, and what sessions.evaluate leaves out, they have no "
+            "next item"
         )
     return remarks
 
 
-def of_users(split: str, judged: int, total: int) -> list[str]:
+def of_users(split: str, judged: int, total: int, unseen: float = 0.0) -> list[str]:
     """Remarks on the metrics of a model that ranks items for users.
 
     Args:
         judged: users in the means.
         total: users with an item in the split.
+        unseen: share of the split's rows whose user is not in training.
     """
     remarks = few(split, judged, "user")
+    if unseen >= MANY_UNSEEN:
+        remarks.append(
+            f"{unseen:.1%} of the rows of the {split} split are of users that training does not "
+            "have, and are not in the metrics; interactions.preprocess.split.kind leave_one_out "
+            "tests every user"
+        )
     if judged < total:
         remarks.append(
             f"{total - judged:,} of {counted(total, 'user')} with items in the {split} split are "

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from core import gpu, kinds
-from core.artifacts import write_json
+from core.artifacts import read_json, write_json
 from core.console import place, say
 from core.errors import UserError
 from core.metrics_output import claimed_metrics
@@ -17,7 +17,7 @@ from pipeline.evaluation.made_of import Points, made_of
 from pipeline.evaluation.metric_names import headlines, once
 from pipeline.evaluation.metric_table import show_metrics
 from pipeline.evaluation.training_summary import UNITS
-from pipeline.feature_folder import open_features
+from pipeline.feature_folder import MANIFEST, open_features
 from pipeline.params import Params
 from pipeline.protocols import session_evaluation
 from pipeline.small_splits import few
@@ -267,7 +267,9 @@ def evaluate_interactions(
     found: dict[str, Any] = dict(accumulator.compute())
     if model.ranks_items:
         found["users"] = accumulator.pooled.users
-        found["remarks"] = remarks.of_users(split, found["users"], batches.rows)
+        rates = read_json(features / MANIFEST)["splits"][split].get("oov_rate", {})
+        unseen = rates.get(model.columns.user, 0.0)
+        found["remarks"] = remarks.of_users(split, found["users"], batches.rows, unseen)
         if not found["users"]:
             found["undefined_because"] = "no user has an item held out that is new to the user"
         if baselines:

@@ -59,7 +59,7 @@ def _show(manifest: dict[str, Any], recipe: str, output: str | Path) -> None:
     rows = []
     for split, found in manifest["splits"].items():
         rates = sorted(found["oov_rate"].items(), key=lambda entry: -entry[1])
-        unseen = ", ".join(f"{name} {rate:.1%}" for name, rate in rates[:3] if rate)
+        unseen = ", ".join(f"{name} {_percent(rate)}" for name, rate in rates[:3] if rate)
         rows.append([split, found[unit], unseen or "none"])
     table(f"{recipe} features", ["split", unit, "largest out-of-vocabulary rates"], rows)
     kept, read = sum(row[1] for row in rows), manifest.get("sessions_read", 0)
@@ -73,3 +73,8 @@ def _show(manifest: dict[str, Any], recipe: str, output: str | Path) -> None:
     coded = manifest["cardinality"]
     codes, columns = counted(sum(coded.values()), "code"), counted(len(coded), "column")
     say(f"preprocess: {codes} in {columns} → {output}")
+
+
+def _percent(rate: float) -> str:
+    """A rate that is not 0, and is not shown as 0."""
+    return f"{rate:.1%}" if rate >= 0.0005 else "<0.1%"

@@ -9,11 +9,12 @@ from pipeline.arguments import TRAIN_MEMORY, Stages, add_path, add_stage, read_p
 ABOUT = """
 For each day of a raw clickstream: trains on the days before it, judges on it, and writes the means
 over the days. Features, models and metrics of each window are kept, so that a run that was stopped
-goes on, and further models can be added. What is trained is said by sessions.compare, how by
-sessions.windows.
+goes on, and further models can be added. sessions.compare names the models and seeds,
+sessions.windows the days.
 """
 EXAMPLE = """
-For example: merlin-pipeline windows sessions --set 'sessions.compare.entries=[popular, xlnet]'
+For example:
+  merlin-pipeline windows sessions --set 'sessions.compare.entries=[popular]'
 """
 
 

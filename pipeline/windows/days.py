@@ -55,24 +55,25 @@ def test_days(counts: dict[int, int], first: int, train_days: int | None) -> lis
     Raises:
         UserError: there is none.
     """
-    found = []
+    can = [
+        day
+        for day in sorted(counts)
+        if any((0 if train_days is None else day - train_days) <= other < day for other in counts)
+    ]
+    found = [day for day in can if day >= first]
     for day in sorted(counts):
-        since = 0 if train_days is None else day - train_days
-        if day < first:
-            continue
-        if any(since <= earlier < day for earlier in counts):
-            found.append(day)
-        else:
+        if day >= first and day not in can:
             say(
                 f"windows: day {day} passed over: no sessions on the "
                 f"{counted(train_days or 0, 'day')} before it (split.train_days)"
             )
     if not found:
         within = f" (split.train_days {train_days})" if train_days else ""
+        remedy = f"set it to {can[-1]} or less" if can else "add a day to the log"
         raise UserError(
             f"sessions.windows.first_test_day {first}: the log has sessions on "
-            f"{named_days(counts)} only, and a window needs a day with sessions "
-            f"that tests and one before it{within} that trains"
+            f"{named_days(counts)} only, and a window needs a test day and at least one earlier "
+            f"day{within} to train on; {remedy}"
         )
     return found
 

@@ -284,3 +284,11 @@ def test_quarantined_lines_have_their_reasons_and_place(tmp_path, capsys):
         assert f"{tmp_path / 'log.csv'}:{line}: {column}" in said
     assert f"all are in {tmp_path / 'raw' / 'quarantine.parquet'}" in said
     assert "300 lines → 297 rows in 1 shard, 3 quarantined" in said
+
+
+@pytest.mark.parametrize(
+    ("unseen", "said"), [(0.0, False), (0.49, False), (0.5, True), (1.0, True)]
+)
+def test_many_rows_of_unseen_users_are_a_remark(unseen, said):
+    lines = remarks.of_users("test", 1000, 1000, unseen)
+    assert any(f"{unseen:.1%} of the rows of the test split" in line for line in lines) == said

@@ -83,7 +83,7 @@ def test_a_window_trains_on_the_days_before_it():
 
 def test_a_window_needs_two_days():
     split = SplitSettings(kind="window")
-    with pytest.raises(UserError, match="one day only, and a window needs a day that tests and"):
+    with pytest.raises(UserError, match="one day only, and a window needs a test day and"):
         time_bounds(split, np.arange(1_000_000, 1_000_020))
 
 
