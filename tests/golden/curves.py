@@ -8,6 +8,7 @@ anew and say so in the commit.
 """
 
 import argparse
+import itertools
 import math
 import sys
 import tempfile
@@ -56,20 +57,22 @@ def names() -> list[str]:
     return [*ranking.MODELS, *learning, *TASKS]
 
 
-def losses(name: str, folder: Path) -> list[float]:
+def losses(name: str, folder: Path, epochs: int = 1) -> list[float]:
     """The losses of the first steps, made in the engine's way on one thread.
 
     Args:
         folder: an empty one, for the log.
+        epochs: of ``STEPS`` steps each, over the same rows.
     """
     threads = torch.get_num_threads()
     try:
-        return _ranking(name, folder) if name in ranking.MODELS else _sessions(name, folder)
+        make = _ranking if name in ranking.MODELS else _sessions
+        return _train(*make(name, folder), epochs)
     finally:
         torch.set_num_threads(threads)
 
 
-def _ranking(name: str, folder: Path) -> list[float]:
+def _ranking(name: str, folder: Path) -> tuple[torch.nn.Module, Batches, EngineSettings]:
     schema = click_log.schema()
     click_log.write(folder / "train", STEPS * 32, seed=1)
     kind = ranking.settings_class(name)
@@ -77,7 +80,7 @@ def _ranking(name: str, folder: Path) -> list[float]:
         schema = _with_second_label(schema, folder / "train")
     settings = EngineSettings(batch_size=32, seed=1, threads=1, warmup_steps=5)
     model = ranking.build(name, schema, kind(**RANKING.get(name, {})), seed=1)
-    return _train(model, Batches(folder / "train", schema, 32, seed=1), settings)
+    return model, Batches(folder / "train", schema, 32, seed=1), settings
 
 
 def _with_second_label(schema: Schema, split: Path) -> Schema:
@@ -90,7 +93,7 @@ def _with_second_label(schema: Schema, split: Path) -> Schema:
     return Schema([*schema, ColumnSchema("bought", dtype="int8", tags=tags)])
 
 
-def _sessions(curve: str, folder: Path) -> list[float]:
+def _sessions(curve: str, folder: Path) -> tuple[torch.nn.Module, Batches, EngineSettings]:
     name, task = TASKS.get(curve, (curve, {}))
     schema = session_schema("category", "price")
     write_sessions(folder / "train", random_sessions(STEPS * 16, seed=1))
@@ -104,21 +107,23 @@ def _sessions(curve: str, folder: Path) -> list[float]:
     batches = Batches(folder / "train", schema, 16, columns=model.columns, seed=1)
     if model.observes_first:
         observe(model, batches)
-    return _train(model, batches, settings)
+    return model, batches, settings
 
 
-def _train(model: torch.nn.Module, batches: Batches, settings: EngineSettings) -> list[float]:
+def _train(
+    model: torch.nn.Module, batches: Batches, settings: EngineSettings, epochs: int
+) -> list[float]:
     settings = prepare(model, batches, None, settings.model_copy(update={"device": "cpu"}))
     step = Step(model, settings)
     model.train(True)
-    found = []
-    for number, batch in enumerate(batches):
-        batch = step.prepare(batch, rate_factor(number, STEPS, settings))
+    curve: list[float] = []
+    for batch in itertools.chain.from_iterable(itertools.repeat(batches, epochs)):
+        batch = step.prepare(batch, rate_factor(len(curve), epochs * STEPS, settings))
         loss = step.forward(batch)
-        found.append(loss.item())
+        curve.append(loss.item())
         step.backward(loss)
         step.update()
-    return found
+    return curve
 
 
 def file_of(name: str) -> Path:
