@@ -4,7 +4,7 @@
 
 writes ``movielens.csv`` (a rating of 4 or more is a click; in the order of time), ``own.csv``
 (50,000 rows, whose clicks depend mostly on single columns and a little on pairs of user and item),
-and beside each the settings that read it.
+and next to each the settings that read it.
 """
 
 import argparse

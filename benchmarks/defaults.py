@@ -1,5 +1,5 @@
-"""Click models with their own training defaults, on several logs, beside logistic regression by
-scikit-learn on the same features and the mean of the training labels.
+"""Click models with their own training defaults, on several logs, with logistic regression
+by scikit-learn on the same features and the mean of the training labels.
 
     python -m benchmarks.defaults --models logistic_regression fm dlrm \\
         criteo=work/criteo/features small=work/small/features --output work/defaults.json
@@ -50,28 +50,28 @@ def main() -> None:
     parser.add_argument("--no-reference", action="store_true", help="leave scikit-learn out")
     parser.add_argument("--output", type=Path, help="JSON to write")
     options = parser.parse_args()
-    found = measure(options)
-    show(found, options.split)
+    results = measure(options)
+    show(results, options.split)
     if options.output:
-        options.output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        options.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 def measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Log → model → its score: means over the seeds."""
     os.environ.setdefault("MERLIN_PIPELINE_QUIET", "1")
-    found: dict[str, dict[str, Any]] = {}
+    results: dict[str, dict[str, Any]] = {}
     for given in options.logs:
         log, _, folder = given.partition("=")
         features = Path(folder)
-        found[log] = {MEAN: mean_score(features, options.split)}
+        results[log] = {MEAN: mean_score(features, options.split)}
         if not options.no_reference:
-            found[log][REFERENCE] = reference_score(features, options.split)
+            results[log][REFERENCE] = reference_score(features, options.split)
         for name in options.models:
             scores = [trained(features, name, seed, options) for seed in options.seeds]
             means = np.mean([score[:2] for score in scores], axis=0)
-            found[log][name] = Score(*map(float, means), scores[0].note)
-            say(f"{log}: {name}: {found[log][name]}")
-    return found
+            results[log][name] = Score(*map(float, means), scores[0].note)
+            say(f"{log}: {name}: {results[log][name]}")
+    return results
 
 
 def trained(features: Path, name: str, seed: int, options: argparse.Namespace) -> Score:
@@ -143,11 +143,11 @@ def reference_score(features: Path, split: str) -> Score:
     return Score(float(roc_auc_score(answers, predicted)), float(log_loss(answers, predicted)))
 
 
-def show(found: dict[str, dict[str, Any]], split: str) -> None:
+def show(results: dict[str, dict[str, Any]], split: str) -> None:
     """Prints the table: a row a model, auc / logloss of each log."""
-    names = dict.fromkeys(name for scores in found.values() for name in scores)
-    rows = [[name, *(str(scores.get(name, "")) for scores in found.values())] for name in names]
-    table(f"auc / logloss of the {split} split", ["model", *found], rows)
+    names = dict.fromkeys(name for scores in results.values() for name in scores)
+    rows = [[name, *(str(scores.get(name, "")) for scores in results.values())] for name in names]
+    table(f"auc / logloss of the {split} split", ["model", *results], rows)
 
 
 if __name__ == "__main__":

@@ -47,9 +47,7 @@ def read_yaml(path: str | Path) -> Tree:
         return {}
     _check_text(tree, str(path))
     if not isinstance(tree, dict):
-        raise UserError(
-            f"{path}: no settings file: expected 'key: value' lines, found {shown(tree)}"
-        )
+        raise UserError(f"{path}: no settings file: expected 'key: value' lines, got {shown(tree)}")
     return tree
 
 
@@ -169,10 +167,10 @@ def _explain(settings_class: type[Settings], fault: Any) -> str:
     message = fault["msg"].removeprefix("Value error, ").partition(", unable to parse")[0]
     if fault["type"] == "missing":
         return f"{location}: this setting is required"
-    told = f"{location}: {message[0].lower()}{message[1:]}"
+    fault_text = f"{location}: {message[0].lower()}{message[1:]}"
     if isinstance(fault["input"], Mapping) and fault["type"] == "value_error":
-        return told  # what is wrong between the settings of a block is named
-    return f"{told}, got {shown(fault['input'])}"
+        return fault_text  # what is wrong between the settings of a block is named
+    return f"{fault_text}, got {shown(fault['input'])}"
 
 
 def shown(value: Any) -> str:

@@ -50,9 +50,9 @@ def test_safe_names_stay():
 
 
 def test_names_that_differ_in_capitals_alone():
-    found = file_keys(["brand", "Brand", "BRAND"])
-    assert found["BRAND"] == "BRAND"
-    assert len({key.lower() for key in found.values()}) == 3
+    keys = file_keys(["brand", "Brand", "BRAND"])
+    assert keys["BRAND"] == "BRAND"
+    assert len({key.lower() for key in keys.values()}) == 3
 
 
 def test_no_name_of_torch_is_a_key():

@@ -1,4 +1,4 @@
-"""Simple click models with their training defaults, beside what they should reach.
+"""Simple click models with their training defaults, against what they should reach.
 
 The reference is scikit-learn's logistic regression: L-BFGS to the optimum on one-hot codes and
 numbers of the same features, which shares nothing with the loop but the features.
@@ -60,11 +60,11 @@ def scores(request, tmp_path_factory):
 
 
 def test_logistic_regression_reaches_what_an_exact_solver_does(scores):
-    found, exact = scores["logistic_regression"], scores[REFERENCE]
-    assert found.logloss < exact.logloss + 0.002 and found.auc > exact.auc - 0.005
-    assert found.logloss < scores[MEAN].logloss - 0.01
+    trained, exact = scores["logistic_regression"], scores[REFERENCE]
+    assert trained.logloss < exact.logloss + 0.002 and trained.auc > exact.auc - 0.005
+    assert trained.logloss < scores[MEAN].logloss - 0.01
 
 
 def test_a_factorization_machine_is_as_good_on_additive_clicks(scores):
-    found, linear = scores["fm"], scores["logistic_regression"]
-    assert found.logloss < linear.logloss + 0.004 and found.auc > linear.auc - 0.01
+    trained, linear = scores["fm"], scores["logistic_regression"]
+    assert trained.logloss < linear.logloss + 0.004 and trained.auc > linear.auc - 0.01

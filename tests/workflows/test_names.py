@@ -174,10 +174,10 @@ def test_random_settings_are_refused_or_make_each_name_once(seed):
         return
     workflow = ranking.build(settings)
     workflow.fit_schema(ranking.raw_schema(settings))
-    found = workflow.output_schema.column_names
+    outputs = workflow.output_schema.column_names
     expected = ["y", *names, *made(settings)]
     expected.remove("training")
-    assert sorted(found) == sorted(expected) and len({*found}) == len(found)
+    assert sorted(outputs) == sorted(expected) and len({*outputs}) == len(outputs)
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +193,7 @@ def mixed_log(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "parts"),
     [
         ({"shared_vocabularies": [["i", "t"]]}, [".shared_vocabularies:", "i (int64), t (string)"]),
         ({"categorical": ["i", "t", "n"], "continuous": []}, [".categorical:", "n was read as f"]),
@@ -202,10 +202,10 @@ def mixed_log(tmp_path_factory):
         ({"vectors": {"t": 2}, "categorical": ["i"]}, [".vectors:", "t was read as string"]),
     ],
 )
-def test_types_are_checked_before_any_work(tmp_path, mixed_log, given, told):
+def test_types_are_checked_before_any_work(tmp_path, mixed_log, given, parts):
     workflow = {"labels": ["y"], "categorical": ["i", "t"], "continuous": ["n"], **given}
     settings = RankingPreprocessSettings.model_validate({"workflow": workflow})
     with pytest.raises(UserError) as caught:
         preprocess_ranking(mixed_log, tmp_path / "features", settings)
-    assert all(part in str(caught.value) for part in ("ranking.preprocess.workflow", *told))
+    assert all(part in str(caught.value) for part in ("ranking.preprocess.workflow", *parts))
     assert not (tmp_path / "features" / "plan.json").exists()

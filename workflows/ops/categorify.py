@@ -329,14 +329,14 @@ class Categorify(ops.Categorify):
         write_parquet(unique, vocabulary, use_dictionary=False)
 
     def load_state(self, files: StateFiles) -> None:
-        found = files.record(CategorifyState)
-        files.expect("columns", found.columns, sorted(self._by_key(files.columns)))
-        files.expect("freq_threshold", found.freq_threshold, self.min_count)
-        files.expect("max_size", found.max_size, self.cap)
-        files.expect("num_buckets", found.num_buckets, self.buckets)
-        files.expect("shared", found.shared, [list(group) for group in self.shared])
-        uniques = files.of_columns("unique", found.columns)
-        for name, counts in files.of_columns("counts", found.columns).items():
+        saved = files.record(CategorifyState)
+        files.expect("columns", saved.columns, sorted(self._by_key(files.columns)))
+        files.expect("freq_threshold", saved.freq_threshold, self.min_count)
+        files.expect("max_size", saved.max_size, self.cap)
+        files.expect("num_buckets", saved.num_buckets, self.buckets)
+        files.expect("shared", saved.shared, [list(group) for group in self.shared])
+        uniques = files.of_columns("unique", saved.columns)
+        for name, counts in files.of_columns("counts", saved.columns).items():
             self.vocabulary[name] = _loaded_vocabulary(files, uniques[name])
             if files.has(counts):  # an exported bundle applies vocabularies but cannot extend them
                 self.counts[name] = _loaded_counts(files, counts, self.vocabulary[name].type)

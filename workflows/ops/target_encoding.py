@@ -215,11 +215,11 @@ class TargetEncoding(ops.StatOperator):
         return {"columns": columns, **settings}
 
     def load_state(self, files: StateFiles) -> None:
-        found = files.record(TargetState)
-        files.expect("columns", found.columns, sorted(self.columns))
+        saved = files.record(TargetState)
+        files.expect("columns", saved.columns, sorted(self.columns))
         for key in ("folds", "smoothing", "log_odds"):
-            files.expect(key, getattr(found, key), getattr(self, key))
-        names = self._files(files.of_columns("sums", found.columns))
+            files.expect(key, getattr(saved, key), getattr(self, key))
+        names = self._files(files.of_columns("sums", saved.columns))
         self.fit_finalize({name: self._load(files, name, file) for name, file in names.items()})
         self.fitted = True
 
@@ -294,12 +294,12 @@ def fold_sums(df: Any) -> Statistics:
     folds = as_values(df[FOLD]).to_numpy()
     kept = targets.notna().to_numpy() & (folds >= 0)
     base = {"fold": folds[kept], "count": np.ones(kept.sum(), np.int64), "sum": targets[kept]}
-    found = {TOTALS: _grouped(pa.table(base))}
+    tables = {TOTALS: _grouped(pa.table(base))}
     for name in df.columns:
         if name not in (TARGET, FOLD):
             values = as_values(df[name]).filter(pa.array(kept))
-            found[name.removeprefix(COLUMN)] = _grouped(pa.table({"value": values, **base}))
-    return found
+            tables[name.removeprefix(COLUMN)] = _grouped(pa.table({"value": values, **base}))
+    return tables
 
 
 def _fold_sums_on_device(df: Any) -> Statistics:
@@ -309,14 +309,14 @@ def _fold_sums_on_device(df: Any) -> Statistics:
     kept = ~np.isnan(targets) & (folds >= 0)
     targets, folds = targets[kept], folds[kept]
     number = int(folds.max()) + 1 if len(folds) else 1
-    found = {TOTALS: _sums_by_pair(folds, number, targets, None)}
+    tables = {TOTALS: _sums_by_pair(folds, number, targets, None)}
     for name in df.columns:
         if name not in (TARGET, FOLD):
             places, values = _places(df[name], kept)
-            found[name.removeprefix(COLUMN)] = _sums_by_pair(
+            tables[name.removeprefix(COLUMN)] = _sums_by_pair(
                 places * number + folds, number, targets, values
             )
-    return found
+    return tables
 
 
 def _places(column: Any, kept: frames.Array) -> tuple[frames.Array, pa.Array]:

@@ -74,8 +74,8 @@ def _whole_numbers(values: pa.Array, name: Any) -> pa.Array:
     if furthest is None or furthest > LARGEST_OF_FLOATS:
         raise UserError(
             f"column {name}: category values are integers or texts; floats that are no integers, "
-            "or above 2^53, cannot be told apart. Give integers of 64 bits (with gaps: Arrow's, or "
-            "pandas' Int64) or texts"
+            "or above 2^53, cannot be distinguished. Give integers of 64 bits (with gaps: Arrow's, "
+            "or pandas' Int64) or texts"
         )
     return whole
 
