@@ -75,7 +75,7 @@ class Batches:
         seed: of the order.
         drop_last: leave out the last batch of an epoch where it is not full.
         rank, world_size: this process's number and the number of processes.
-        chunk_rows: the least number of rows that are shuffled together.
+        chunk_rows: about how many rows are shuffled together.
 
     Raises:
         UserError: an empty folder or split, a column that the files lack, a null, an id outside
