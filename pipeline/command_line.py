@@ -354,7 +354,7 @@ def _apply(stages: Stages) -> None:
                 metavar="NAME",
                 action="append",
                 default=[],
-                help="column of the log to put beside the probabilities as it is, also one that "
+                help="column of the log to write with the probabilities, as it is, also one that "
                 "the model does not read; may be given more than once",
             )
         if name == "recommend":

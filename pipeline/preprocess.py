@@ -470,17 +470,17 @@ def summary(
         if column.int_domain:
             manifest["cardinality"][column.name] = int(column.int_domain.max) + 1
     for split in SPLITS:
-        mine = [found for part, found in zip(parts, written, strict=True) if part.split == split]
-        rows = sum(found["rows"] for found in mine)
+        mine = [record for part, record in zip(parts, written, strict=True) if part.split == split]
+        rows = sum(record["rows"] for record in mine)
         if rows == 0 and split in needed:
             raise EmptySplit(
                 f"the {split} split has no {unit}: the log is too short for its split settings"
             )
         coded = manifest["cardinality"]
-        counts = {name: sum(found["values"][name] for found in mine) for name in coded}
-        unknown = {name: sum(found["oov"][name] for found in mine) for name in coded}
+        counts = {name: sum(record["values"][name] for record in mine) for name in coded}
+        unknown = {name: sum(record["oov"][name] for record in mine) for name in coded}
         described = describe_split(unit, rows, len(mine), counts, unknown)
-        targets = joined_targets(found[TARGETS] for found in mine)
+        targets = joined_targets(record[TARGETS] for record in mine)
         manifest["splits"][split] = described | ({TARGETS: targets} if targets else {})
     return manifest
 
@@ -493,7 +493,8 @@ def describe_split(
     unit: str, rows: int, files: int, counts: dict[str, int], unknown: dict[str, int]
 ) -> dict[str, Any]:
     """A split's entry in the manifest; ``counts``: the values of each coded column. They are as
-    many as rows, or as the events of sessions; those of columns of several values are told apart.
+    many as rows, or as the events of sessions; those of columns of several values are counted
+    apart.
     """
     rates = {
         name: round(count / counts[name], 6) if counts[name] else 0.0

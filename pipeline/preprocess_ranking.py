@@ -63,17 +63,17 @@ def prepare(
     if split_by_time.has_time(manifest, settings.split):
         return _job_by_time(client, raw, manifest, settings, scratch, settled)
     log = row_log.raw_log(raw, manifest, settings.split, settled)
-    ranges = told = row_log.split_ranges(log, manifest, settings.split)
+    ranges = recorded = row_log.split_ranges(log, manifest, settings.split)
     if settled is not None:
         ranges = splits.ranges_after(ranges, settled.record["settled"], settings.split)
-        told = {**ranges, "train": (0, ranges["train"][1])}
+        recorded = {**ranges, "train": (0, ranges["train"][1])}
     growing = can_grow(settings.split)
     about = {
         "recipe": RECIPE,
         "unit": "rows",
         **origin(manifest),
-        **row_log.truth_of(log, told, manifest),
-        "ranges": told,
+        **row_log.truth_of(log, recorded, manifest),
+        "ranges": recorded,
     }
     if manifest.get(ROW_ORDER):
         about[WARNINGS] = [manifest[ROW_ORDER]]

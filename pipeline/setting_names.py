@@ -37,7 +37,7 @@ def _below(kind: type[Settings], before: str) -> Iterator[Named]:
 
 def plain(docstring: str) -> str:
     """A docstring in plain words: names of classes without their modules, no marks of markup."""
-    text = re.sub(r":\w+:`~?([^`]*)`", lambda found: found[1].rpartition(".")[2], docstring)
+    text = re.sub(r":\w+:`~?([^`]*)`", lambda match: match[1].rpartition(".")[2], docstring)
     return " ".join(text.replace("`", "").split())
 
 

@@ -22,11 +22,11 @@ CURVES = 4
 """Validation metrics, at most, whose curves are drawn."""
 
 
-def page(summary: Summary, found: list[Table], results: list[Result]) -> str:
+def page(summary: Summary, tables: list[Table], results: list[Result]) -> str:
     """The whole page."""
     title = TITLES[summary["recipe"]]
     parts = [f"<h1>{title}</h1>"]
-    for at, table in enumerate(found):
+    for at, table in enumerate(tables):
         parts += _table(table)
         if at == 0:
             lines = (f"<li>{html.escape(note)}</li>" for note in notes(summary))
@@ -123,7 +123,7 @@ def _common(seeds: list[list[dict[str, Any]]], name: str) -> tuple[np.ndarray, n
         for points in seeds
     ]
     shared = sorted(set.intersection(*map(set, values)))
-    return np.array(shared), np.array([[found[at] for at in shared] for found in values])
+    return np.array(shared), np.array([[value_at[at] for at in shared] for value_at in values])
 
 
 def _figure(height: float, draw: Callable[[Any], None]) -> Figure:

@@ -266,18 +266,18 @@ def _judge(entry: Entry, seed: int, runs: Runs, split: str, result: dict[str, An
     """Puts the metrics on ``split`` into ``result``."""
     folder, params = runs.folder(entry, seed), entry.of_seed(seed)
     file = folder / split / "metrics.json"
-    found = evaluate(entry.recipe, runs.features, folder, file, file.parent, params, split, False)
-    result["tested"][split] = tested(found)
-    result["remarks"][split] = found["remarks"]
+    metrics = evaluate(entry.recipe, runs.features, folder, file, file.parent, params, split, False)
+    result["tested"][split] = tested(metrics)
+    result["remarks"][split] = metrics["remarks"]
     result["metrics"][split] = {
         name: value
-        for name, value in found.items()
+        for name, value in metrics.items()
         if (isinstance(value, float) or value is None) and name not in NOT_METRICS
     }
     if entry.recipe == "sessions":
         result["metrics"][split] |= _under_other_names(result["metrics"][split])
     for name in ("share_of_best", "best_possible"):
-        result[name][split] = found.get(name) or {}
+        result[name][split] = metrics.get(name) or {}
 
 
 def _under_other_names(metrics: dict[str, Any]) -> dict[str, Any]:

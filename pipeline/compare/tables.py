@@ -159,10 +159,10 @@ def notes(summary: Summary, metrics: list[str] | None = None) -> list[str]:
     return [*(f"note: {remark}" for remark in summary["remarks"]), *meanings(shown)]
 
 
-def markdown(found: list[Table], notes: list[str]) -> str:
+def markdown(tables: list[Table], notes: list[str]) -> str:
     """Tables as a Markdown text, with lines that are below the first."""
     parts = []
-    for table in found:
+    for table in tables:
         rule = ["---", *["---:"] * (len(table.header) - 1)]
         lines = [table.header, rule, *table.rows]
         body = "\n".join(f"| {' | '.join(line)} |" for line in lines)

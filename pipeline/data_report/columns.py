@@ -75,8 +75,8 @@ def scan_column(
         scan.rows += np.bincount(chunk.days, minlength=days)
         scan.missing += np.bincount(chunk.days[missing], minlength=days)
         places = bins.of(chunk.values)
-        found = np.bincount(chunk.days * bins.count + places, minlength=days * bins.count)
-        scan.binned += found.reshape(days, bins.count)
+        of_bins = np.bincount(chunk.days * bins.count + places, minlength=days * bins.count)
+        scan.binned += of_bins.reshape(days, bins.count)
         if "train" in chunk.splits:
             scan.training += np.bincount(places[chunk.splits["train"]], minlength=bins.count)
         if isinstance(bins, QuantileBins):

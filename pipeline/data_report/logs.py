@@ -39,19 +39,19 @@ def raw_logs(folders: list[Path], features: Path) -> list[Ingested]:
     if in_one:
         return in_one
     if [log_digest(manifest) for manifest in manifests] != expected:
-        told = ", ".join(map(str, folders))
+        named = ", ".join(map(str, folders))
         how = "name the raw folder of each, oldest first" if len(expected) > 1 else "name that one"
         raise UserError(
-            f"{features}: made from {counted(len(expected), 'raw log')}, of which {told} is not "
+            f"{features}: made from {counted(len(expected), 'raw log')}, of which {named} is not "
             f"the whole, or not in that order; {how}, or run preprocess again"
         )
-    known, found = held_out.NOTHING, []
+    known, ingested = held_out.NOTHING, []
     for folder, manifest in zip(folders, manifests, strict=True):
         manifest = held_out.fresh(manifest, known)
-        shift = id_shift(manifest, known) if found else 0
-        found.append(Ingested(folder, manifest, shift))
+        shift = id_shift(manifest, known) if ingested else 0
+        ingested.append(Ingested(folder, manifest, shift))
         known = held_out.take(manifest, known)
-    return found
+    return ingested
 
 
 def _logs_in_one(
@@ -66,12 +66,12 @@ def _logs_in_one(
     counts = held_out.logs_of(record)
     if len(counts) != logs or there != set(record["known"]):
         return []
-    found, first = [], 0
+    ingested, first = [], 0
     for count in counts:
         hashes = set(record["known"][first : first + count])
-        found.append(Ingested(folders[0], held_out.restricted(manifests[0], hashes), 0))
+        ingested.append(Ingested(folders[0], held_out.restricted(manifests[0], hashes), 0))
         first += count
-    return found
+    return ingested
 
 
 def read_log(recipe: str, logs: list[Ingested], features: Path, made: dict[str, Any]) -> RawLog:

@@ -50,14 +50,14 @@ LEAST_DIFFERENCE = 5e-4
 def headlines(metrics: Iterable[str]) -> list[str]:
     """Of the metrics there are, those that matter most: at one length of list."""
     names = list(metrics)
-    found = [name for name in (*CLICK_METRICS, *RATING_METRICS) if name in names]
+    others = [name for name in (*CLICK_METRICS, *RATING_METRICS) if name in names]
     ks = [int(k) for name in names for kind, at, k in [name.partition("@")] if at and k.isdecimal()
           and kind in MEANINGS]  # fmt: skip
     if ks:
         at = f"@{shown_length(ks)}"
         first = [name + at for name in RANK_METRICS if name + at in names]
-        return [*(first or [name for name in names if name.endswith(at)]), *found]
-    return found
+        return [*(first or [name for name in names if name.endswith(at)]), *others]
+    return others
 
 
 def shown(metrics: Mapping[str, Any]) -> list[str]:

@@ -48,7 +48,7 @@ def score(
 
     Args:
         max_bad_fraction: share of lines that may be quarantined before it fails.
-        id_columns: columns of the log that are put beside the probabilities, as they are.
+        id_columns: columns of the log that are written with the probabilities, as they are.
 
     Returns:
         ``file`` where there are several, ``line`` (of that file from 1, as an editor counts; of

@@ -47,7 +47,7 @@ def write_table(frame: pl.DataFrame, output: str | Path) -> None:
 def claimed_table(
     output: str | Path, bundle: str | Path, input: str | Path, ours: Callable[[Names], bool]
 ) -> Iterator[tuple[Path, Path]]:
-    """Claims the file to write; gives it, and a folder for the typed log beside it.
+    """Claims the file to write; gives it, and a folder next to it for the typed log.
 
     Args:
         ours: whether a table with these columns is an earlier output, which may be replaced.

@@ -44,10 +44,10 @@ def plan(
     settings = params.section(f"{recipe}.compare")
     with claimed(output, kinds.COMPARISON, [features]) as claim:
         claim.add()
-        found = suitable(recipe, entries(recipe, params), Path(features), settings)
-        write_plan(found, judged_splits(Path(features), settings), claim.folder / "plan")
-    say(f"compare: {len(found)} entries → {Path(output) / 'plan'}")
-    return found
+        selected = suitable(recipe, entries(recipe, params), Path(features), settings)
+        write_plan(selected, judged_splits(Path(features), settings), claim.folder / "plan")
+    say(f"compare: {len(selected)} entries → {Path(output) / 'plan'}")
+    return selected
 
 
 def compare(
@@ -81,20 +81,20 @@ def compare(
     if others:
         known = ", ".join(map(str, settings.seeds))
         raise UserError(f"compare: seed {', '.join(others)} is not in {recipe}.compare: {known}")
-    found = entries(recipe, params)
-    found = chosen(found, only) if only else found
+    selected = entries(recipe, params)
+    selected = chosen(selected, only) if only else selected
     with claimed(output, kinds.COMPARISON, [features]) as claim:
         claim.add()
-        found = suitable(recipe, found, Path(features), settings)
+        selected = suitable(recipe, selected, Path(features), settings)
         runs = Runs(Path(features), claim.folder, judged_splits(Path(features), settings))
-        return _run_all(found, seeds or settings.seeds, runs, settings)
+        return _run_all(selected, seeds or settings.seeds, runs, settings)
 
 
 def _run_all(
-    found: list[Entry], seeds: Sequence[int], runs: Runs, settings: CompareSettings
+    selected: list[Entry], seeds: Sequence[int], runs: Runs, settings: CompareSettings
 ) -> list[str]:
     """Does the runs that are not finished; what went wrong in which."""
-    wanted = [(entry, seed) for entry in found for seed in seeds]
+    wanted = [(entry, seed) for entry in selected for seed in seeds]
     left = [(entry, seed) for entry, seed in wanted if runs.result(entry, seed) is None]
     for entry, seed in wanted:
         if (entry, seed) not in left:  # It may have been killed before this.
@@ -147,9 +147,9 @@ def summary(
     params = params or Params.read()
     settings: CompareSettings = params.section(f"{recipe}.compare")
     splits = judged_splits(Path(features), settings)
-    runs, found = Runs(Path(features), Path(output), splits), entries(recipe, params)
+    runs, selected = Runs(Path(features), Path(output), splits), entries(recipe, params)
     results, missing = [], []
-    for entry in found:
+    for entry in selected:
         for seed in settings.seeds:
             result = runs.result(entry, seed)
             if result is not None:
@@ -164,7 +164,7 @@ def summary(
     if missing:
         say(f"compare: not finished, and left out: {', '.join(missing)}")
     baselines = _baselines(recipe, Path(features), splits[-1], params)
-    report = summarise(recipe, found, results, splits, settings, baselines)
+    report = summarise(recipe, selected, results, splits, settings, baselines)
     report["of_features"] = features_identity(features)
     shown = tables(report)
 

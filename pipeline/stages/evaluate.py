@@ -58,7 +58,7 @@ def evaluate(
     params = params or Params.read()
     inputs = [features, model]
     with claimed_metrics(metrics, plots, kinds.PLOTS, inputs, METRICS_KEYS) as claim:
-        found, points = reading(
+        computed, points = reading(
             lambda: _evaluated(recipe, Path(features), Path(model), params, split, baselines)
         )
 
@@ -66,15 +66,15 @@ def evaluate(
             for name, rows in points.items():
                 write_json(folder / f"{name}.json", rows)
 
-        claim.publish(found, write_plots)
+        claim.publish(computed, write_plots)
     if baselines:
-        show_metrics(found)
-    known = [key for key in headlines(found) if found[key] is not None]
-    shown = ", ".join(f"{key} {found[key]:.4f}" for key in known)
-    shown = shown or found.get("undefined_because", "no metric is defined")
+        show_metrics(computed)
+    known = [key for key in headlines(computed) if computed[key] is not None]
+    shown = ", ".join(f"{key} {computed[key]:.4f}" for key in known)
+    shown = shown or computed.get("undefined_because", "no metric is defined")
     written = f" → {place(metrics)}, {place(plots)}" if baselines else ""
     say(f"evaluate: {split}: {shown}{written}")
-    return found
+    return computed
 
 
 SUMMARY = "summary"
@@ -111,41 +111,41 @@ def _judged(
         "interactions": evaluate_interactions,
     }[recipe]
     with gpu.named_shortage("evaluating", f"lower {recipe}.train.valid_batch_size"):
-        found, points = judge(trained, schema, features, split, params, baselines)
+        metrics, points = judge(trained, schema, features, split, params, baselines)
     if recipe == "sessions":
         points["validation"] = validations(model)
     manifest = contents.record
-    found["split"] = split
-    found["rows"] = manifest["splits"][split][manifest["unit"]]
-    found["unit"] = manifest["unit"]
-    found["model"] = {"name": record["model"], "parameters": record["parameters"]}
-    found["trained_rows"] = record["rows"]
+    metrics["split"] = split
+    metrics["rows"] = manifest["splits"][split][manifest["unit"]]
+    metrics["unit"] = manifest["unit"]
+    metrics["model"] = {"name": record["model"], "parameters": record["parameters"]}
+    metrics["trained_rows"] = record["rows"]
     reads_users = recipe == "interactions" and trained.reads_users
-    found["trained_unit"] = "users" if reads_users else UNITS[recipe]
-    points[SUMMARY] = summary(found)
-    found["made_of"] = made_of(recipe, features, model, params, points)
-    found["still_improving"] = bool(record.get("learned", {}).get("still_improving"))
-    found["remarks"] = [
-        *below(record["model"], found, found.get("baselines", {})),
-        *found["remarks"],
+    metrics["trained_unit"] = "users" if reads_users else UNITS[recipe]
+    points[SUMMARY] = summary(metrics)
+    metrics["made_of"] = made_of(recipe, features, model, params, points)
+    metrics["still_improving"] = bool(record.get("learned", {}).get("still_improving"))
+    metrics["remarks"] = [
+        *below(record["model"], metrics, metrics.get("baselines", {})),
+        *metrics["remarks"],
         *remarks.of_training(recipe, record),
     ]
     try:
         best = best_possible(recipe, features, manifest, split, trained, params)
     except NotMatched as reason:
-        found["no_best_possible"] = str(reason)
+        metrics["no_best_possible"] = str(reason)
         say(f"evaluate: no best possible score: {reason}")
     else:
         if best:
-            found["best_possible"] = {name: best[name] for name in best if name in found}
-            found["share_of_best"] = share_of_best(recipe, found, best)
-    return found, points
+            metrics["best_possible"] = {name: best[name] for name in best if name in metrics}
+            metrics["share_of_best"] = share_of_best(recipe, metrics, best)
+    return metrics, points
 
 
-def summary(found: dict[str, Any]) -> dict[str, float | None]:
+def summary(metrics: dict[str, Any]) -> dict[str, float | None]:
     """The main metrics, few enough for a line of ``dvc metrics show``."""
-    names = [*headlines(found), "normalized_entropy", "calibration"]
-    return {name: found[name] for name in names if name in found}
+    names = [*headlines(metrics), "normalized_entropy", "calibration"]
+    return {name: metrics[name] for name in names if name in metrics}
 
 
 def evaluate_ranking(
@@ -169,23 +169,23 @@ def evaluate_ranking(
             pooled.update(model.predict(batch), batch)
             advance(len(binary.target_of(batch[1], model.label)))
     labels, probabilities = pooled.pooled()
-    found: dict[str, Any] = dict(binary.binary_metrics(labels, probabilities))
+    metrics: dict[str, Any] = dict(binary.binary_metrics(labels, probabilities))
     for name, other in getattr(pooled, "others", {}).items():
-        metrics = binary.binary_metrics(*other.pooled())
-        found |= {f"{name}_{key}": value for key, value in metrics.items()}
+        of_label = binary.binary_metrics(*other.pooled())
+        metrics |= {f"{name}_{key}": value for key, value in of_label.items()}
     reason = binary.why_undefined(labels)
     if reason:
-        found["undefined_because"] = reason
-    found["positive_rate"] = float(labels.mean())
-    found["remarks"] = remarks.of_clicks(found, split, probabilities, labels, model.label)
+        metrics["undefined_because"] = reason
+    metrics["positive_rate"] = float(labels.mean())
+    metrics["remarks"] = remarks.of_clicks(metrics, split, probabilities, labels, model.label)
     if baselines:
-        found["baselines"] = click_baselines(features, schema, split, model.label)
+        metrics["baselines"] = click_baselines(features, schema, split, model.label)
     points = {
         "roc": binary.roc_points(labels, probabilities),
         "precision_recall": binary.precision_recall_points(labels, probabilities),
         "reliability": binary.reliability_points(labels, probabilities),
     }
-    return found, points
+    return metrics, points
 
 
 def evaluate_sessions(
@@ -207,21 +207,21 @@ def evaluate_sessions(
     popular = sessions.build("popular", schema)
     observe(popular, batches("train", popular.columns))
     read = batches(split, model_columns("sessions", model, schema))
-    found = judge(model, read, settings, popular.counts)
-    found["remarks"] = remarks.of_sessions(found, split, read.rows)
+    metrics = judge(model, read, settings, popular.counts)
+    metrics["remarks"] = remarks.of_sessions(metrics, split, read.rows)
     if baselines:
         others = session_baselines(features, schema, split, settings, size, popular)
-        found["baselines"] = others
-        found["popular"] = others["popular"]
+        metrics["baselines"] = others
+        metrics["popular"] = others["popular"]
     by_k = f"@{shown_length(settings.ks)}"
     points = {
         f"by_{by}": [
             {by: name, "k": shown_length(settings.ks), **_at(group, by_k), **group}
-            for name, group in found.pop(f"by_{by}", {}).items()
+            for name, group in metrics.pop(f"by_{by}", {}).items()
         ]
         for by in ("session_length", "popularity")
     }
-    return found, points
+    return metrics, points
 
 
 def validations(model: Path) -> list[dict[str, Any]]:
@@ -264,23 +264,24 @@ def evaluate_interactions(
     batches = judged_batches(model, features, schema, split, size)
     with progress("evaluating", len(batches), "batches") as advance:
         accumulator = pooled(model, batches, "fp32", advance)
-    found: dict[str, Any] = dict(accumulator.compute())
+    metrics: dict[str, Any] = dict(accumulator.compute())
     if model.ranks_items:
-        found["users"] = accumulator.pooled.users
+        metrics["users"] = accumulator.pooled.users
         rates = read_json(features / MANIFEST)["splits"][split].get("oov_rate", {})
         unseen = rates.get(model.columns.user, 0.0)
-        found["remarks"] = remarks.of_users(split, found["users"], batches.rows, unseen)
-        if not found["users"]:
-            found["undefined_because"] = "no user has an item held out that is new to the user"
+        metrics["remarks"] = remarks.of_users(split, metrics["users"], batches.rows, unseen)
+        if not metrics["users"]:
+            metrics["undefined_because"] = "no user has an item held out that is new to the user"
         if baselines:
-            found["popular"] = popular_metrics(model, batches)
-            found["baselines"] = {"popular": found["popular"]}
-        return found, {}
-    found["ratings"] = batches.rows
-    found["remarks"] = few(split, batches.rows, "rating")
+            metrics["popular"] = popular_metrics(model, batches)
+            metrics["baselines"] = {"popular": metrics["popular"]}
+        return metrics, {}
+    metrics["ratings"] = batches.rows
+    metrics["remarks"] = few(split, batches.rows, "rating")
     if baselines:
-        found["baselines"] = {"always_the_mean": always_the_mean(model, features, schema, batches)}
-    return found, {}
+        mean = always_the_mean(model, features, schema, batches)
+        metrics["baselines"] = {"always_the_mean": mean}
+    return metrics, {}
 
 
 def best_possible(
@@ -301,22 +302,21 @@ def best_possible(
 
 
 def share_of_best(
-    recipe: str, found: dict[str, Any], best: dict[str, float]
+    recipe: str, metrics: dict[str, Any], best: dict[str, float]
 ) -> dict[str, float | None]:
     """How much of what can be learned was learned: 1 is all.
 
     AUC counts from 0.5, logloss from always predicting the mean label, the ranking metrics from 0.
     """
     if recipe == "sessions":
-        return {
-            name: _ratio(found[name], best[name]) for name in best if found.get(name) is not None
-        }
-    if found["auc"] is None or best["auc"] is None:
+        defined = [name for name in best if metrics.get(name) is not None]
+        return {name: _ratio(metrics[name], best[name]) for name in defined}
+    if metrics["auc"] is None or best["auc"] is None:
         return {"auc": None, "logloss": None}
-    nothing = found["logloss"] / found["normalized_entropy"]
+    nothing = metrics["logloss"] / metrics["normalized_entropy"]
     return {
-        "auc": _ratio(found["auc"] - 0.5, best["auc"] - 0.5),
-        "logloss": _ratio(nothing - found["logloss"], nothing - best["logloss"]),
+        "auc": _ratio(metrics["auc"] - 0.5, best["auc"] - 0.5),
+        "logloss": _ratio(nothing - metrics["logloss"], nothing - best["logloss"]),
     }
 
 

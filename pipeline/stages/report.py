@@ -30,8 +30,8 @@ UNKNOWN = "unknown"
 def report(params: Params | None = None) -> None:
     """Prints what ``metrics/*.json`` say."""
     files = {recipe: layout.metrics_file(recipe) for recipe in READ_RECIPES}
-    found = {recipe: read_json(file) for recipe, file in files.items() if file.is_file()}
-    if not found:
+    by_recipe = {recipe: read_json(file) for recipe, file in files.items() if file.is_file()}
+    if not by_recipe:
         places = ", ".join(str(file) for file in files.values())
         raise UserError(
             f"no metrics yet: none of {places} is in this folder, where 'make repro', 'dvc repro' "
@@ -39,7 +39,7 @@ def report(params: Params | None = None) -> None:
         )
     params = params or Params.read()
     rows, shares, notes = [], [], []
-    for recipe, metrics in found.items():
+    for recipe, metrics in by_recipe.items():
         faults = foreign(recipe, metrics)
         if faults:
             notes += [f"{recipe}: left out: {files[recipe]} {fault}" for fault in faults]

@@ -41,7 +41,7 @@ def use(
     """Writes the settings of the file ``recipe`` into ``params_file``; others stay as they are.
 
     What a former recipe set is put back to what it was before. What was changed by hand since then
-    stays, and so does a ``source.path`` of one's own. ``.params.yaml.use`` beside the file holds
+    stays, and so does a ``source.path`` of one's own. ``.params.yaml.use`` next to the file holds
     what that needs; it is written first, so that a run that is killed loses nothing of it.
 
     Args:

@@ -60,14 +60,14 @@ def test_days(counts: dict[int, int], first: int, train_days: int | None) -> lis
         for day in sorted(counts)
         if any((0 if train_days is None else day - train_days) <= other < day for other in counts)
     ]
-    found = [day for day in can if day >= first]
+    test_days = [day for day in can if day >= first]
     for day in sorted(counts):
         if day >= first and day not in can:
             say(
                 f"windows: day {day} passed over: no sessions on the "
                 f"{counted(train_days or 0, 'day')} before it (split.train_days)"
             )
-    if not found:
+    if not test_days:
         within = f" (split.train_days {train_days})" if train_days else ""
         remedy = f"set it to {can[-1]} or less" if can else "add a day to the log"
         raise UserError(
@@ -75,14 +75,14 @@ def test_days(counts: dict[int, int], first: int, train_days: int | None) -> lis
             f"{named_days(counts)} only, and a window needs a test day and at least one earlier "
             f"day{within} to train on; {remedy}"
         )
-    return found
+    return test_days
 
 
 def named_days(days: Iterable[int]) -> str:
     """``day 3``, ``days 1, 3``, in order; ``no day``."""
-    found = sorted(days)
-    numbers = ", ".join(map(str, found))
-    return f"day{'s' * (len(found) > 1)} {numbers}" if found else "no day"
+    ordered = sorted(days)
+    numbers = ", ".join(map(str, ordered))
+    return f"day{'s' * (len(ordered) > 1)} {numbers}" if ordered else "no day"
 
 
 def window_params(params: Params, day: int) -> Params:

@@ -83,11 +83,11 @@ def trained_further(window: Window, entry: Entry, seed: int, before: Judged) -> 
             file = place / RESULT
             evaluate("sessions", window.features, model_folder, file, place, params, "test", False)
             remove_checkpoints(folder)
-            found = read_json(place / RESULT)
+            metrics = read_json(place / RESULT)
             claim.add(RESULT)
-            kept = {name: value for name, value in found.items() if "@" in name}
+            kept = {name: value for name, value in metrics.items() if "@" in name}
             write_json(
-                folder / RESULT, {"metrics": {"test": kept}, "tested": {"test": tested(found)}}
+                folder / RESULT, {"metrics": {"test": kept}, "tested": {"test": tested(metrics)}}
             )
             unlist_absent(folder)
     remove_checkpoints(folder)
