@@ -118,14 +118,14 @@ def test_what_is_scored_is_what_evaluation_judges(made, tmp_path, name):
         asked = rng.sample(rows[VALID:], len(rows) - VALID)
         names = rng.sample(["order", "user", "page", "price", *rng.sample(["note", "click"], 1)], 5)
         log = write(tmp_path / kind, asked, names, "\t" if "tsv" in kind else rng.choice(",;|"))
-        found = score(bundle, log, tmp_path / "scores.parquet", id_columns=["order"])
-        assert found["order"].dtype == (pl.Int64 if "parquet" in kind else pl.String)
+        scores = score(bundle, log, tmp_path / "scores.parquet", id_columns=["order"])
+        assert scores["order"].dtype == (pl.Int64 if "parquet" in kind else pl.String)
         lines = [int(row["order"]) for row in asked]
         first = 2 if ".csv" in kind or "tsv" in kind else 1
-        assert found["line"].to_list() == list(range(first, first + len(asked)))
-        assert [int(order) for order in found["order"]] == lines
+        assert scores["line"].to_list() == list(range(first, first + len(asked)))
+        assert [int(order) for order in scores["order"]] == lines
         probabilities = [expected[order] for order in lines]
-        np.testing.assert_allclose(found["probability"], probabilities, rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(scores["probability"], probabilities, rtol=1e-6, atol=1e-9)
     assert len({round(p, 9) for p in expected.values()}) > 10
 
 
@@ -139,8 +139,8 @@ def test_scores_find_their_lines_whatever_is_bad_between_them(made, bundle, tmp_
     rng = random.Random(1)
     whole = {row["order"]: row for row in made[1][VALID:]}
     path = write(tmp_path / "whole.csv", list(whole.values()), NAMES)
-    told = score(bundle, path, tmp_path / "whole.parquet", id_columns=["order"])
-    expected = dict(told.select("order", "probability").iter_rows())
+    scores = score(bundle, path, tmp_path / "whole.parquet", id_columns=["order"])
+    expected = dict(scores.select("order", "probability").iter_rows())
     for trial in range(12):
         place = {}
         (tmp_path / f"log {trial}").mkdir()
@@ -156,12 +156,12 @@ def test_scores_find_their_lines_whatever_is_bad_between_them(made, bundle, tmp_
                     place[str(part), number] = line[:5]
         files = {file for file, _ in place}
         given = [bundle, tmp_path / f"log {trial}", tmp_path / "scores.csv", 0.5]
-        found = score(*given, id_columns=["order"])
+        scores = score(*given, id_columns=["order"])
         if len(files) == 1:
-            found = found.select(pl.lit(min(files)).alias("file"), pl.all())
-        assert found.columns == ["file", "line", "order", "probability"]
-        assert {(f, line): order for f, line, order, _ in found.iter_rows()} == place
-        for *_, order, probability in found.iter_rows():
+            scores = scores.select(pl.lit(min(files)).alias("file"), pl.all())
+        assert scores.columns == ["file", "line", "order", "probability"]
+        assert {(f, line): order for f, line, order, _ in scores.iter_rows()} == place
+        for *_, order, probability in scores.iter_rows():
             assert probability == pytest.approx(expected[order], rel=1e-6)
     assert "left out:" in capsys.readouterr().out
 
@@ -175,31 +175,31 @@ def test_types_are_those_of_the_log_that_trained(made, bundle, tmp_path):
                         .select("order", "probability").iter_rows())  # fmt: skip
         for row in rows[:4]:
             log = write(tmp_path / f"one{form}", [row], NAMES)
-            [found] = score(bundle, log, tmp_path / "s.csv")["probability"]
-            assert found == pytest.approx(expected[row["order"]], rel=1e-6)
+            [probability] = score(bundle, log, tmp_path / "s.csv")["probability"]
+            assert probability == pytest.approx(expected[row["order"]], rel=1e-6)
         log = write(tmp_path / f"text{form}", [{**rows[0], "user": "ann"}, *rows[1:]], NAMES)
-        found = score(bundle, log, tmp_path / "s.csv", id_columns=["order"])
-        assert found["order"].to_list() == [row["order"] for row in rows[1:]]
+        scores = score(bundle, log, tmp_path / "s.csv", id_columns=["order"])
+        assert scores["order"].to_list() == [row["order"] for row in rows[1:]]
 
 
 def test_an_id_column_may_be_any_column_of_the_log(made, bundle, tmp_path, capsys):
     rows = [{**row, "note": row["note"] * 2 + "\nmore"} for row in made[1]]
     log = write(tmp_path / "log.csv", rows[VALID:], NAMES)
-    found = score(bundle, log, tmp_path / "s.csv", id_columns=["note", "price", "user", "click"])
-    assert found.columns == ["line", "note", "price", "user", "click", "probability"]
+    scores = score(bundle, log, tmp_path / "s.csv", id_columns=["note", "price", "user", "click"])
+    assert scores.columns == ["line", "note", "price", "user", "click", "probability"]
     for name in ("note", "price", "user", "click"):
-        assert found[name].fill_null("").to_list() == [row[name] for row in rows[VALID:]]
-    assert found["line"].to_list() == list(range(2, 2 * (ROWS - VALID) + 1, 2))
+        assert scores[name].fill_null("").to_list() == [row[name] for row in rows[VALID:]]
+    assert scores["line"].to_list() == list(range(2, 2 * (ROWS - VALID) + 1, 2))
     rows = made[1]
     named = [{**row, "line": "l", "probability": "p", "file": "f"} for row in rows[VALID:]]
     log = write(tmp_path / "named.csv", named, ["line", "probability", "file", *NAMES])
-    found = score(bundle, log, tmp_path / "s.csv", id_columns=["line", "probability"])
-    assert found.columns == ["line_", "line", "probability", "probability_"]
+    scores = score(bundle, log, tmp_path / "s.csv", id_columns=["line", "probability"])
+    assert scores.columns == ["line_", "line", "probability", "probability_"]
     (tmp_path / "mixed").mkdir()
     write(tmp_path / "mixed" / "1.parquet", rows[VALID:350], NAMES)
     write(tmp_path / "mixed" / "2.csv", rows[350:], NAMES)
-    found = score(bundle, tmp_path / "mixed", tmp_path / "s.csv", id_columns=["order"])
-    assert found["order"].to_list() == [
+    scores = score(bundle, tmp_path / "mixed", tmp_path / "s.csv", id_columns=["order"])
+    assert scores["order"].to_list() == [
         *map(str, range(VALID, 350)), *(row["order"] for row in rows[350:])
     ]  # fmt: skip
     given = ["score", "--bundle", str(bundle), "--input", str(log), "--output"]
@@ -207,8 +207,8 @@ def test_an_id_column_may_be_any_column_of_the_log(made, bundle, tmp_path, capsy
     assert main([*given, output, "--id-column", "order", "--id-column", "file"]) == 0
     assert pl.read_csv(output).columns == ["line", "order", "file", "probability"]
     assert main([*given, output, "--id-column", "order_no"]) == 1
-    told = " ".join(capsys.readouterr().err.split())
-    assert "no column 'order_no' (setting --id-column)" in told
+    message = " ".join(capsys.readouterr().err.split())
+    assert "no column 'order_no' (setting --id-column)" in message
     with pytest.raises(UserError, match="--id-column: 'order' is named twice"):
         score(bundle, log, output, id_columns=["order", "order"])
 

@@ -101,11 +101,11 @@ def bundle_of(folder, made, side):
     return folder / "bundle"
 
 
-def lists(found):
+def lists(answers):
     """The items of each session, and their scores."""
     return {
         name: (group["item_id"].to_list(), group["score"].to_list())
-        for (name,), group in found.group_by("session_id", maintain_order=True)
+        for (name,), group in answers.group_by("session_id", maintain_order=True)
     }
 
 
@@ -146,9 +146,9 @@ def test_types_are_those_of_the_log_that_trained(made, tmp_path):
         log = tmp_path / rng.choice(("a.csv", "a.jsonl", "a.tsv"))
         separator = "\t" if log.suffix == ".tsv" else rng.choice(",;|")
         write(log, asked, rng.sample(names, len(names)), separator)
-        found = lists(recommend(bundle, log, tmp_path / "next.csv", k=5))
-        assert found == {name: expected[name] for name in found}
-        assert {*found} == {row["session_id"] for row in asked}
+        answers = lists(recommend(bundle, log, tmp_path / "next.csv", k=5))
+        assert answers == {name: expected[name] for name in answers}
+        assert {*answers} == {row["session_id"] for row in asked}
 
 
 def test_a_text_among_integers_is_a_bad_line(made, tmp_path, capsys):
@@ -166,15 +166,15 @@ def test_a_text_among_integers_is_a_bad_line(made, tmp_path, capsys):
              (("ann", 990), ("bob", 991), ("5", "brand new"), ("5", 990))]  # fmt: skip
     for form in ("today.csv", "today.jsonl"):
         log = write(tmp_path / form, today, ALWAYS)
-        found = recommend(tmp_path / "bundle", log, tmp_path / "next.csv", k=3)
-        assert found["session_id"].unique().sort().to_list() == ["5", "ann", "bob"]
-        assert {*found["source"]} == {"model"}
+        answers = recommend(tmp_path / "bundle", log, tmp_path / "next.csv", k=3)
+        assert answers["session_id"].unique().sort().to_list() == ["5", "ann", "bob"]
+        assert {*answers["source"]} == {"model"}
         line = 4 if form.endswith("csv") else 3
-        told = " ".join(capsys.readouterr().out.split())
-        assert f"{form}:{line}: item_id: not a 64-bit integer: 'brand new'" in told
+        output = " ".join(capsys.readouterr().out.split())
+        assert f"{form}:{line}: item_id: not a 64-bit integer: 'brand new'" in output
 
 
-def test_columns_are_called_as_in_the_log(made, tmp_path):
+def test_answer_columns_have_the_names_of_the_log(made, tmp_path):
     """Also where the log has names of ours, and ids of a user's sessions."""
     folder, _ = made
     columns = {name: None for name in OTHERS if name not in ("size", "title")}
@@ -202,11 +202,11 @@ def test_columns_are_called_as_in_the_log(made, tmp_path):
         else:
             write(tmp_path / form, rows, ["rank", "who", "source", "score"])
         for _ in range(2):  # An output is known again by its columns.
-            found = recommend(tmp_path / "bundle", tmp_path / form, tmp_path / "next.csv", k=2)
-        assert found.columns == ["who", "rank", "rank_", "source", "score", "source_"]
+            answers = recommend(tmp_path / "bundle", tmp_path / form, tmp_path / "next.csv", k=2)
+        assert answers.columns == ["who", "rank", "rank_", "source", "score", "source_"]
         pairs = {(str(row["who"]), str(row["rank"])) for row in rows}
-        asked = found.select("who", "rank").cast(pl.String)
-        assert {*asked.iter_rows()} == pairs and len(found) == 2 * len(pairs)
+        asked = answers.select("who", "rank").cast(pl.String)
+        assert {*asked.iter_rows()} == pairs and len(answers) == 2 * len(pairs)
 
 
 def test_a_bundle_without_types_reads_with_those_of_its_vocabularies(made, tmp_path):
@@ -221,8 +221,8 @@ def test_a_bundle_without_types_reads_with_those_of_its_vocabularies(made, tmp_p
     assert recommend(bundle, log, tmp_path / "next.csv").equals(expected)
 
 
-def test_features_grow_by_a_day_whose_ids_look_otherwise(made, tmp_path):
-    """Where a type was told otherwise, the message names what sets it."""
+def test_growth_by_a_day_whose_ids_have_another_type_names_the_setting(made, tmp_path):
+    """Texts have trained, integers come: the message names the setting of types."""
     days = [
         [{"session_id": n, "item_id": item, "timestamp": START + day * 86_400 + n * 60 + step}
          for n in range(day * 20, day * 20 + 20) for step, item in enumerate(items)]
@@ -234,8 +234,10 @@ def test_features_grow_by_a_day_whose_ids_look_otherwise(made, tmp_path):
         log = write(tmp_path / f"{day}.csv", rows, ALWAYS)
         ingest("sessions", params.section("sessions.source"), log, tmp_path / f"raw{day}")
     preprocess("sessions", tmp_path / "raw0", tmp_path / "features", params)
-    told = r"item_id \(int64\).*item_id \(string\).*--set 'sessions.source.types={item_id: string}'"
-    with pytest.raises(UserError, match=told):
+    message = (
+        r"item_id \(int64\).*item_id \(string\).*--set 'sessions.source.types={item_id: string}'"
+    )
+    with pytest.raises(UserError, match=message):
         preprocess("sessions", tmp_path / "raw1", tmp_path / "features", params, grow=True)
     params = settings(source={**source, "types": {"item_id": "string"}},
                       preprocess={"split": {"test": 0.1, "valid": 0}})  # fmt: skip
@@ -259,13 +261,13 @@ def test_a_session_that_is_a_row_without_an_id_is_named_by_its_line(tmp_path):
     preprocess("sessions", tmp_path / "raw", tmp_path / "features", params)
     train("sessions", tmp_path / "features", tmp_path / "model", params)
     export("sessions", tmp_path / "features", tmp_path / "model", tmp_path / "bundle", params)
-    found = recommend(tmp_path / "bundle", log, tmp_path / "next.csv", k=2)
-    assert found.columns == ["file", "line", "rank", "items", "score", "source"]
+    answers = recommend(tmp_path / "bundle", log, tmp_path / "next.csv", k=2)
+    assert answers.columns == ["file", "line", "rank", "items", "score", "source"]
     expected = {(str(log / "a.parquet"), line) for line in range(1, 31)}
     expected |= {(str(log / "b.parquet"), line) for line in range(2, 32)}
-    assert {*found.select("file", "line").iter_rows()} == expected
-    found = recommend(tmp_path / "bundle", log / "b.parquet", tmp_path / "next.csv", k=2)
-    assert found.columns == ["line", "rank", "items", "score", "source"]
-    assert found["line"].unique().sort().to_list() == list(range(2, 32))
-    for line, items in found.group_by("line").agg("items").iter_rows():
+    assert {*answers.select("file", "line").iter_rows()} == expected
+    answers = recommend(tmp_path / "bundle", log / "b.parquet", tmp_path / "next.csv", k=2)
+    assert answers.columns == ["line", "rank", "items", "score", "source"]
+    assert answers["line"].unique().sort().to_list() == list(range(2, 32))
+    for line, items in answers.group_by("line").agg("items").iter_rows():
         assert rows[30 + line - 2][-1] not in items

@@ -115,12 +115,12 @@ def made(tmp_path_factory):
 
 
 def model_settings(name, rng):
-    found = {}
+    chosen = {}
     if name in LEARNING:
-        found = {"d_model": 8, "heads": 1, "layers": 1, "max_length": rng.choice((2, 4, 9))}
-        found["side_features"] = rng.choice(([], ["gap"], ["category", "price", "hour_sin"]))
+        chosen = {"d_model": 8, "heads": 1, "layers": 1, "max_length": rng.choice((2, 4, 9))}
+        chosen["side_features"] = rng.choice(([], ["gap"], ["category", "price", "hour_sin"]))
     known = MODELS[name][2].model_fields
-    return {key: value for key, value in found.items() if key in known}
+    return {key: value for key, value in chosen.items() if key in known}
 
 
 def evaluation_settings(rng):
@@ -136,13 +136,13 @@ def judged(made, model, settings, vocabulary):
     batches = Batches(
         made.features / "test", read_schema(made.features), 7, columns=model.columns, shuffle=False
     )
-    found, before = defaultdict(list), 0
+    lists, before = defaultdict(list), 0
     for batch in batches:
         steps = rank_steps(model, batch, settings)
         for row, items in zip(steps.sessions.tolist(), steps.lists.tolist(), strict=True):
-            found[before + row].append([vocabulary[item] for item in items if item >= 0])
+            lists[before + row].append([vocabulary[item] for item in items if item >= 0])
         before += len(batch[0][f"{model.item}__offsets"]) - 1
-    return found
+    return lists
 
 
 def asked(made, settings, known):
@@ -175,10 +175,12 @@ def check(made, name, seed, folder):
     expected = judged(made, model, settings, vocabulary)
     steps = list(asked(made, settings, {*vocabulary}))
     assert {row: len(lists) for row, lists in expected.items()} == {
-        row: len(found) for row, found in enumerate(steps) if found
+        row: len(prefixes) for row, prefixes in enumerate(steps) if prefixes
     }
     log = {
-        f"{row}/{n}": events for row, found in enumerate(steps) for n, events in enumerate(found)
+        f"{row}/{n}": events
+        for row, prefixes in enumerate(steps)
+        for n, events in enumerate(prefixes)
     }
     lines = [[(visit, *event[1:]) for event in events] for visit, events in log.items()]
     rng.shuffle(lines)
@@ -186,10 +188,10 @@ def check(made, name, seed, folder):
     k = settings.ks[0]
     answers = recommend(folder / "bundle", ask, folder / "next.parquet", k=k)
     assert set(answers["source"]) <= {"model"}
-    found = dict(answers.group_by("visit", maintain_order=True).agg("sku").iter_rows())
+    answered = dict(answers.group_by("visit", maintain_order=True).agg("sku").iter_rows())
     for row, lists in expected.items():
         for number, items in enumerate(lists):
-            assert found.get(f"{row}/{number}", []) == items, (name, seed, row, number)
+            assert answered.get(f"{row}/{number}", []) == items, (name, seed, row, number)
     return len(log)
 
 

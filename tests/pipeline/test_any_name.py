@@ -80,7 +80,7 @@ def commands(folder, recipe, data, settings, answer):
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_a_click_model(tmp_path, seed):
+def test_any_names_in_a_click_model(tmp_path, seed):
     names = chosen_names(seed, 18)
     numbers, codes = names[::3], [name for place, name in enumerate(names) if place % 3]
     label = letters(random.Random(seed + 50))
@@ -114,7 +114,7 @@ def test_a_click_model(tmp_path, seed):
 
 
 @pytest.mark.parametrize("model", ["mmoe", "ple"])
-def test_a_model_of_several_labels(tmp_path, model):
+def test_any_names_in_a_model_of_several_labels(tmp_path, model):
     labels = chosen_names(model, 8)
     rng = random.Random(model)
     data = {label: [rng.randrange(2) for _ in range(200)] for label in labels}
@@ -128,13 +128,13 @@ def test_a_model_of_several_labels(tmp_path, model):
         "train": {"epochs": 1, "batch_size": 64, "threads": 1},
     }
     commands(tmp_path / "run", "ranking", data, settings, "score")
-    found = json.loads((tmp_path / "run" / "m.json").read_text(encoding="utf-8"))
+    metrics = json.loads((tmp_path / "run" / "m.json").read_text(encoding="utf-8"))
     for label in labels[1:]:
-        assert f"{label}_logloss" in found
+        assert f"{label}_logloss" in metrics
 
 
 @pytest.mark.parametrize("model", ["gru4rec", "popular"])
-def test_a_session_model(tmp_path, model):
+def test_any_names_in_a_session_model(tmp_path, model):
     names = chosen_names(model, 16)
     numbers, codes = names[::3], [name for place, name in enumerate(names) if place % 3]
     rng = random.Random(model)
@@ -165,18 +165,18 @@ def test_weights_of_an_older_version_are_read(tmp_path):
         tower(dict.fromkeys(LABELS, torch.zeros(2, 3)))
     save_weights(tmp_path / "now", towers[0])
     tensors, about = read_tensors(tmp_path / "now")
-    old = {".".join(map(name_of, name.split("."))): found for name, found in tensors.items()}
+    old = {".".join(map(name_of, name.split("."))): tensor for name, tensor in tensors.items()}
     assert old.keys() != tensors.keys()
     write_tensors(tmp_path / "old", old, about)
     load_weights(tmp_path / "old", towers[1])
-    for name, found in towers[1].state_dict().items():
-        assert found.equal(tensors[name])
+    for name, tensor in towers[1].state_dict().items():
+        assert tensor.equal(tensors[name])
 
-    old = {f"model.{name}": found + 1 for name, found in old.items()}
+    old = {f"model.{name}": tensor + 1 for name, tensor in old.items()}
     write_tensors(tmp_path / "checkpoint", old, about)
     restore_model(towers[1], TensorFile(tmp_path / "checkpoint"))
-    for name, found in towers[1].state_dict().items():
-        assert found.equal(tensors[name] + 1)
+    for name, tensor in towers[1].state_dict().items():
+        assert tensor.equal(tensors[name] + 1)
 
 
 def test_state_of_an_older_version_is_read(tmp_path):

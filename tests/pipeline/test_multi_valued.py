@@ -72,7 +72,8 @@ def write(log, path):
 
 
 @pytest.fixture(scope="module")
-def road(tmp_path_factory):
+def project(tmp_path_factory):
+    """A folder with features of the log in three formats, and the log."""
     folder = tmp_path_factory.mktemp("lists")
     log = made_log()
     write(log[VALID:].drop("click", "buy"), folder / "new.csv")
@@ -83,26 +84,26 @@ def road(tmp_path_factory):
             write(log, folder / f"log.{kind}")
             assert main(["ingest", "ranking", "--input", f"log.{kind}", "--output", kind]) == 0
         for kind in ("csv", "jsonl", "parquet"):
-            told = ["--input", kind, "--output", f"{kind}-features"]
-            assert main(["preprocess", "ranking", *told]) == 0
+            options = ["--input", kind, "--output", f"{kind}-features"]
+            assert main(["preprocess", "ranking", *options]) == 0
     return folder, log
 
 
-def features(road, split):
-    return compare.read(road[0] / "csv-features", split)
+def features(project, split):
+    return compare.read(project[0] / "csv-features", split)
 
 
-def schema_of(road):
-    return schema_from_json((road[0] / "csv-features/schema.json").read_text())
+def schema_of(project):
+    return schema_from_json((project[0] / "csv-features/schema.json").read_text())
 
 
-def batch_of(road, split):
-    (batch,) = Batches(road[0] / "csv-features" / split, schema_of(road), ROWS, shuffle=False)
+def batch_of(project, split):
+    (batch,) = Batches(project[0] / "csv-features" / split, schema_of(project), ROWS, shuffle=False)
     return batch
 
 
-def test_three_formats_give_the_same_bytes(road):
-    folders = [road[0] / f"{kind}-features" for kind in ("csv", "jsonl", "parquet")]
+def test_three_formats_give_the_same_bytes(project):
+    folders = [project[0] / f"{kind}-features" for kind in ("csv", "jsonl", "parquet")]
     names = [
         str(path.relative_to(folders[0]))
         for split in ("train", "valid", "test")
@@ -123,43 +124,43 @@ def codes_by_frequency(values, first):
     return {value: first + place for place, value in enumerate(known)}
 
 
-def test_codes_are_those_of_a_plain_dict(road):
-    log = road[1]
+def test_codes_are_those_of_a_plain_dict(project):
+    log = project[1]
     training = log[:TRAIN]
     genres = [one for row in training["genres"].to_list() for one in kept(row)]
     known = codes_by_frequency(genres + training["main"].drop_nulls().to_list(), 3)
     expected = [[known.get(v, 2) for v in kept(row)] or [1] for row in log["genres"].to_list()]
-    found = [
+    codes = [
         code
         for split in ("train", "valid", "test")
-        for code in features(road, split)["genres"].to_list()
+        for code in features(project, split)["genres"].to_list()
     ]
-    assert found == expected
+    assert codes == expected
     main_codes = [1 if v is None else known.get(v, 2) for v in log["main"][VALID:]]
-    assert features(road, "test")["main"].to_list() == main_codes
+    assert features(project, "test")["main"].to_list() == main_codes
 
     tags = codes_by_frequency([t for row in training["tags"].to_list() for t in kept(row)], 4)
-    for found, row in zip(
-        features(road, "test")["tags"].to_list(), log["tags"][VALID:].to_list(), strict=True
+    for codes, row in zip(
+        features(project, "test")["tags"].to_list(), log["tags"][VALID:].to_list(), strict=True
     ):
-        assert len(found) == max(1, len(kept(row)))
-        for code, value in zip(found, kept(row), strict=False):
+        assert len(codes) == max(1, len(kept(row)))
+        for code, value in zip(codes, kept(row), strict=False):
             assert code == tags[value] if value in tags else code in (2, 3)
 
 
-def test_the_manifest_counts_values_not_rows(road):
-    found = json.loads((road[0] / "csv-features/manifest.json").read_text())["splits"]["test"]
-    made = features(road, "test")
-    assert found["values"] == ROWS - VALID
+def test_the_manifest_counts_values_not_rows(project):
+    counts = json.loads((project[0] / "csv-features/manifest.json").read_text())["splits"]["test"]
+    made = features(project, "test")
+    assert counts["values"] == ROWS - VALID
     lengths = {name: made[name].list.len().sum() for name in ("genres", "tags")}
-    assert found["list_values"] == lengths
+    assert counts["list_values"] == lengths
     unknown = made["tags"].explode().is_in([2, 3]).sum()
-    assert found["oov_rate"]["tags"] == pytest.approx(unknown / lengths["tags"], abs=1e-6)
+    assert counts["oov_rate"]["tags"] == pytest.approx(unknown / lengths["tags"], abs=1e-6)
     assert unknown > 20
 
 
-def test_a_list_is_the_mean_of_its_vectors(road):
-    schema, (inputs, _) = schema_of(road), batch_of(road, "test")
+def test_a_list_is_the_mean_of_its_vectors(project):
+    schema, (inputs, _) = schema_of(project), batch_of(project, "test")
     settings = ranking.settings_class("logistic_regression")()
     model = ranking.build("logistic_regression", schema, settings, seed=1)
     for weight in model.parameters():
@@ -177,14 +178,14 @@ def test_a_list_is_the_mean_of_its_vectors(road):
             inputs[f"{name}__values"].long(), own, offsets, mode="mean"
         )
         expected = expected + bags[:, 0]
-    found = model(inputs)
-    difference = (found - expected).detach()
-    assert difference.std() < 1e-5 < found.std()  # one bias apart
+    logits = model(inputs)
+    difference = (logits - expected).detach()
+    assert difference.std() < 1e-5 < logits.std()  # one bias apart
 
 
 @pytest.mark.parametrize("name", ranking.MODELS)
-def test_every_click_model_learns_from_lists(road, name):
-    schema, batch = schema_of(road), batch_of(road, "train")
+def test_every_click_model_learns_from_lists(project, name):
+    schema, batch = schema_of(project), batch_of(project, "train")
     model = ranking.build(name, schema, ranking.settings_class(name)(), seed=1)
     model.train(False)  # without dropout the loss falls with a short step
     before = model.loss(batch)
@@ -197,45 +198,45 @@ def test_every_click_model_learns_from_lists(road, name):
     assert model.loss(batch) < before
 
 
-def test_rows_are_sorted_by_their_time(road, monkeypatch):
-    monkeypatch.chdir(road[0])
-    log = road[1].with_columns(at=pl.Series(np.arange(ROWS) * 100 + 1_600_000_000))
-    write(log.sample(fraction=1.0, shuffle=True, seed=0), road[0] / "mixed.csv")
+def test_rows_are_sorted_by_their_time(project, monkeypatch):
+    monkeypatch.chdir(project[0])
+    log = project[1].with_columns(at=pl.Series(np.arange(ROWS) * 100 + 1_600_000_000))
+    write(log.sample(fraction=1.0, shuffle=True, seed=0), project[0] / "mixed.csv")
     columns = "{labels: [click, buy], categorical: [user, main], multi_valued: [genres, tags], "
     timed = ["--set", f"ranking.source.columns={columns} continuous: [price], timestamp: at}}"]
     assert main(["ingest", "ranking", "--input", "mixed.csv", "--output", "mixed", *timed]) == 0
-    told = ["--input", "mixed", "--output", "sorted", *timed]
-    assert main(["preprocess", "ranking", *told]) == 0
+    options = ["--input", "mixed", "--output", "sorted", *timed]
+    assert main(["preprocess", "ranking", *options]) == 0
     for split in ("train", "test"):
-        assert compare.read(road[0] / "sorted", split).equals(features(road, split))
+        assert compare.read(project[0] / "sorted", split).equals(features(project, split))
 
 
-def test_scores_are_those_of_the_evaluation(road, monkeypatch):
-    folder = road[0]
+def test_scores_are_those_of_the_evaluation(project, monkeypatch):
+    folder = project[0]
     monkeypatch.chdir(folder)
     at = ["--features", "csv-features"]
     assert main(["train", "ranking", "--input", "csv-features", "--output", "model"]) == 0
     assert main(["evaluate", "ranking", *at, "--model", "model"]) == 0
     assert main(["export", "ranking", *at, "--model", "model", "--output", "bundle"]) == 0
-    told = ["--bundle", "bundle", "--input", "new.csv", "--output", "s.parquet"]
-    assert main(["score", *told]) == 0
+    options = ["--bundle", "bundle", "--input", "new.csv", "--output", "s.parquet"]
+    assert main(["score", *options]) == 0
     scored = pl.read_parquet("s.parquet")["probability"].to_numpy()
-    model, _ = load_model(folder / "model", schema_of(road))
-    expected = model.predict(batch_of(road, "test")).sigmoid().detach().numpy()
+    model, _ = load_model(folder / "model", schema_of(project))
+    expected = model.predict(batch_of(project, "test")).sigmoid().detach().numpy()
     np.testing.assert_allclose(scored, expected, rtol=1e-5)
     assert np.ptp(scored) > 0
-    write(road[1][VALID:].drop("click", "buy"), folder / "new.jsonl")
-    assert main(["score", *told[:3], "new.jsonl", "--output", "j.parquet"]) == 0
+    write(project[1][VALID:].drop("click", "buy"), folder / "new.jsonl")
+    assert main(["score", *options[:3], "new.jsonl", "--output", "j.parquet"]) == 0
     assert (pl.read_parquet("j.parquet")["probability"].to_numpy() == scored).all()
 
 
-def test_the_data_report_counts_each_value(road, monkeypatch):
-    monkeypatch.chdir(road[0])
-    told = ["--raw", "csv", "--features", "csv-features"]
-    assert main(["inspect", "ranking", *told]) == 0
-    report = json.loads((road[0] / "metrics/ranking-data.json").read_text())
+def test_the_data_report_counts_each_value(project, monkeypatch):
+    monkeypatch.chdir(project[0])
+    options = ["--raw", "csv", "--features", "csv-features"]
+    assert main(["inspect", "ranking", *options]) == 0
+    report = json.loads((project[0] / "metrics/ranking-data.json").read_text())
     described = {column["column"]: column for column in report["columns"]}
-    lists = road[1]["genres"].to_list()
+    lists = project[1]["genres"].to_list()
     assert described["genres"]["rows"] == sum(max(1, len(row or ())) for row in lists)
     missing = sum(not row for row in lists)
     assert described["genres"]["missing"] == pytest.approx(
@@ -243,23 +244,23 @@ def test_the_data_report_counts_each_value(road, monkeypatch):
     )
 
 
-def test_growing_adds_new_values_at_the_end(road, monkeypatch):
-    monkeypatch.chdir(road[0])
-    log = road[1]
+def test_growing_adds_new_values_at_the_end(project, monkeypatch):
+    monkeypatch.chdir(project[0])
+    log = project[1]
     new = log.with_columns(genres=pl.lit(["Drama", "New"]).alias("genres"))
-    write(new, road[0] / "next.parquet")
+    write(new, project[0] / "next.parquet")
     grow = ["--set", "ranking.preprocess.split.kind=fraction"]
     assert main(["ingest", "ranking", "--input", "next.parquet", "--output", "next"]) == 0
     assert main(["preprocess", "ranking", "--input", "parquet", "--output", "grown", *grow]) == 0
-    before = compare.vocabularies(road[0] / "grown")
-    first = schema_of(road)["genres"].int_domain.max
-    told = ["--input", "next", "--output", "grown", "--grow", *grow]
-    assert main(["preprocess", "ranking", *told]) == 0
-    after = compare.vocabularies(road[0] / "grown")
+    before = compare.vocabularies(project[0] / "grown")
+    first = schema_of(project)["genres"].int_domain.max
+    options = ["--input", "next", "--output", "grown", "--grow", *grow]
+    assert main(["preprocess", "ranking", *options]) == 0
+    after = compare.vocabularies(project[0] / "grown")
     for name, values in before.items():
         assert after[name][: len(values)] == values
     assert after["main_genres"][-1] == "New"
-    made = compare.read(road[0] / "grown", "test")["genres"].to_list()
+    made = compare.read(project[0] / "grown", "test")["genres"].to_list()
     assert made[-1] == [after["main_genres"].index("Drama") + 3, first + 1]
 
 

@@ -94,11 +94,11 @@ def test_a_catalogue_with_fewer_items_than_are_asked_for(small, bundle, tmp_path
     found = lists(pl.read_csv(output))
     expected = {"short": "acd", "two": "acd", "back": "bcd", "again": "bcd", "new": "abcd"}
     assert found == {name: [*items][:k] for name, items in expected.items()}
-    told = (
+    message = (
         f"5 sessions, at most {min(k, 4)} item{'s' * (k > 1)} each, 1 without a known item: "
         f"the most frequent ones are listed → {output}"
     )
-    assert told in " ".join(capsys.readouterr().out.split())
+    assert message in " ".join(capsys.readouterr().out.split())
     sources = dict(pl.read_csv(output).select("session_id", "source").unique().iter_rows())
     assert sources == {name: "popular" if name == "new" else "model" for name in expected}
 
@@ -120,16 +120,16 @@ def test_more_bad_lines_than_usual_are_let_through_on_request(bundle, tmp_path, 
         file.write("late,a,at noon\nlater,b,at night\n")
     given = ["--bundle", bundle, "--input", log, "--output", tmp_path / "next.csv"]
     assert command("recommend", *given) == 1
-    told = " ".join(capsys.readouterr().err.split())
-    assert "2 of 15 lines are bad (13.3%; max_bad_fraction allows 1.0%)" in told
-    assert "or raise --max-bad-fraction to leave these lines out." in told
-    assert "(setting" not in told and "null_values" not in told
+    message = " ".join(capsys.readouterr().err.split())
+    assert "2 of 15 lines are bad (13.3%; max_bad_fraction allows 1.0%)" in message
+    assert "or raise --max-bad-fraction to leave these lines out." in message
+    assert "(setting" not in message and "null_values" not in message
     assert command("recommend", *given, "--max-bad-fraction", "0.2") == 0
-    told = " ".join(capsys.readouterr().out.split())
-    assert "5 sessions, at most 4 items each," in told and "2 quarantined" in told
-    assert "2 lines: timestamp wrong (2); the first: " in told
+    message = " ".join(capsys.readouterr().out.split())
+    assert "5 sessions, at most 4 items each," in message and "2 quarantined" in message
+    assert "2 lines: timestamp wrong (2); the first: " in message
     for line in (15, 16):
-        assert f"{log}:{line}: timestamp" in told
+        assert f"{log}:{line}: timestamp" in message
     assert command("recommend", *given, "--max-bad-fraction", "0.1") == 1
     assert "max_bad_fraction allows 10.0%" in capsys.readouterr().err
     assert command("recommend", *given, "--max-bad-fraction", "2") == 1
@@ -146,8 +146,8 @@ def test_a_log_without_an_event_of_the_types_that_are_kept(tmp_path, capsys):
     (tmp_path / "views.csv").write_text("session_id,item_id,timestamp,kind\ns,a,1600000000,view\n")
     given = ["--input", tmp_path / "views.csv", "--output", tmp_path / "next.csv"]
     assert command("recommend", "--bundle", bundle, *given) == 1
-    told = " ".join(capsys.readouterr().err.split())
-    assert "no event of the log is of a type that keep_event_types keeps (buy)" in told
+    message = " ".join(capsys.readouterr().err.split())
+    assert "no event of the log is of a type that keep_event_types keeps (buy)" in message
 
 
 def test_events_that_repeat_an_item_change_nothing_as_in_training(small, tmp_path):
@@ -176,11 +176,11 @@ def test_sessions_cut_from_users_give_each_user_the_latest_ones_list(tmp_path):
     bundle = exported(tmp_path, raw)
     visits = [("ann", "cab"), ("bob", "zy"), ("cid", "ab"), ("cid", "dc"), ("ann", "ba")]
     write_log(tmp_path / "asked.csv", visits, header)
-    found = recommend(bundle, tmp_path / "asked.csv", tmp_path / "next.parquet")
-    assert found.columns == ["user_id", "rank", "item_id", "score", "source"]
+    answers = recommend(bundle, tmp_path / "asked.csv", tmp_path / "next.parquet")
+    assert answers.columns == ["user_id", "rank", "item_id", "score", "source"]
     expected = {"ann": [*"bcd"], "bob": [*"abcd"], "cid": [*"abd"]}
-    assert lists(found, "user_id") == expected
-    assert pl.read_parquet(tmp_path / "next.parquet").equals(found)
+    assert lists(answers, "user_id") == expected
+    assert pl.read_parquet(tmp_path / "next.parquet").equals(answers)
 
 
 EXCLUDED = {

@@ -43,7 +43,8 @@ def write_log(path, seed=0):
 
 
 @pytest.fixture(scope="module")
-def road(tmp_path_factory):
+def project(tmp_path_factory):
+    """A folder with features, a model and a bundle, and the lines of its log."""
     folder = tmp_path_factory.mktemp("scoring")
     lines = write_log(folder / "log.txt")
     (folder / "tail.txt").write_text("\n".join([*lines[VALID:], "no line of such a log"]) + "\n")
@@ -56,8 +57,8 @@ def road(tmp_path_factory):
     return folder, lines
 
 
-def test_target_encodings_are_log_odds_of_the_training_rows(road):
-    folder, lines = road
+def test_target_encodings_are_log_odds_of_the_training_rows(project):
+    folder, lines = project
     cells = [line.split("\t") for line in lines]
     training = [(int(row[0]), row) for row in cells[:TRAIN]]
     mean = sum(label for label, _ in training) / TRAIN
@@ -85,20 +86,20 @@ def test_target_encodings_are_log_odds_of_the_training_rows(road):
         np.testing.assert_allclose(found[f"TE_{name}_label"], expected, atol=1e-6)
 
 
-def test_scores_are_those_of_the_features_and_nothing_of_a_scratch_folder_is_told(
-    road, tmp_path, monkeypatch, capsys
+def test_scores_are_those_of_the_features_and_bad_lines_are_named_once(
+    project, tmp_path, monkeypatch, capsys
 ):
-    folder, _ = road
+    folder, _ = project
     monkeypatch.chdir(folder)
     output = tmp_path / "scores.parquet"
     limit = ["--input", "tail.txt", "--output", str(output)]
     assert main(["score", *limit]) == 0
-    told = capsys.readouterr().out
-    bad, _, found = " ".join(told.split()).rpartition(" score: ")
+    printed = capsys.readouterr().out
+    bad, _, summary = " ".join(printed.split()).rpartition(" score: ")
     where = f"tail.txt:{ROWS - VALID + 1}: expected 40 tab-separated fields, found 1"
     assert bad.startswith(f"score: not read and left out: 1 line: {where}")
-    assert told.count("tail.txt:") == 1
-    assert found == f"{ROWS - VALID:,} rows, 1 quarantined → {output}"
+    assert printed.count("tail.txt:") == 1
+    assert summary == f"{ROWS - VALID:,} rows, 1 quarantined → {output}"
     written = pl.read_parquet(output)
     assert written["line"].to_list() == list(range(1, ROWS - VALID + 1))
     scores = written["probability"]
@@ -113,9 +114,9 @@ def test_scores_are_those_of_the_features_and_nothing_of_a_scratch_folder_is_tol
     assert len(set(scores)) > 100
 
 
-def test_lines_of_a_criteo_log_are_those_of_its_files(road, tmp_path, monkeypatch):
+def test_lines_of_a_criteo_log_are_those_of_its_files(project, tmp_path, monkeypatch):
     """Of text and of Parquet, with bad lines between."""
-    folder, lines = road
+    folder, lines = project
     monkeypatch.chdir(folder)
     names = ["label", *DENSE, *CATEGORICAL]
     asked = [line.split("\t") for line in lines[VALID:]]
@@ -126,31 +127,33 @@ def test_lines_of_a_criteo_log_are_those_of_its_files(road, tmp_path, monkeypatc
     pl.DataFrame(asked[40:], names, orient="row").with_columns(
         pl.col(names).replace("", None)
     ).write_parquet(log / "2.parquet")
-    found = score("data/ranking/bundle", log, tmp_path / "s.csv", 0.1)
+    scores = score("data/ranking/bundle", log, tmp_path / "s.csv", 0.1)
     expected = [(str(log / "1.txt"), n) for n in range(1, 41) if n != 4]
     expected += [
         (str(log / "2.parquet"), n) for n in range(1, len(asked) - 39) if n not in (31, 32)
     ]
-    assert list(found.select("file", "line").iter_rows()) == expected
+    assert list(scores.select("file", "line").iter_rows()) == expected
     whole = score("data/ranking/bundle", "tail.txt", tmp_path / "s.csv", 0.1)
     kept = [n for n in range(len(asked)) if n not in (3, 70, 71)]
-    np.testing.assert_allclose(found["probability"], whole["probability"].to_numpy()[kept])
+    np.testing.assert_allclose(scores["probability"], whole["probability"].to_numpy()[kept])
 
 
-def test_more_bad_lines_than_usual_are_let_through_on_request(road, tmp_path, monkeypatch, capsys):
-    folder, lines = road
+def test_more_bad_lines_than_usual_are_let_through_on_request(
+    project, tmp_path, monkeypatch, capsys
+):
+    folder, lines = project
     monkeypatch.chdir(folder)
     log = tmp_path / "log.txt"
     log.write_text("\n".join([*lines[VALID : VALID + 97], *["no line of such a log"] * 3]) + "\n")
     given = ["--input", str(log), "--output", str(tmp_path / "scores.csv")]
     assert main(["score", *given]) == 1
-    told = " ".join(capsys.readouterr().err.split())
-    assert "3 of 100 lines are bad (3.0%; max_bad_fraction allows 1.0%)" in told
+    message = " ".join(capsys.readouterr().err.split())
+    assert "3 of 100 lines are bad (3.0%; max_bad_fraction allows 1.0%)" in message
     # A bundle has settings, but who scores has none to change.
-    assert told.endswith("or raise --max-bad-fraction to leave these lines out.")
-    assert "log.txt:98: expected 40" in told and "ranking.source" not in told
+    assert message.endswith("or raise --max-bad-fraction to leave these lines out.")
+    assert "log.txt:98: expected 40" in message and "ranking.source" not in message
     assert main(["score", *given, "--max-bad-fraction", "0.05"]) == 0
     assert "score: 97 rows, 3 quarantined" in capsys.readouterr().out
     assert main(["score", *given, "--max-bad-fraction", "-1"]) == 1
-    told = " ".join(capsys.readouterr().err.split())
-    assert "ranking.source: max_bad_fraction: input should be greater than or equal to 0" in told
+    message = " ".join(capsys.readouterr().err.split())
+    assert "ranking.source: max_bad_fraction: input should be greater than or equal to 0" in message

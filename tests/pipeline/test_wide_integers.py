@@ -59,8 +59,8 @@ def in_parts(values, cuts):
 
 def fitted(operator, parts):
     selector = ops.ColumnSelector(["x"])
-    found = [operator.fit(selector, arrow_frame(part)) for part in parts]
-    operator.fit_finalize(found[0].combine([partial.statistics for partial in found]))
+    partials = [operator.fit(selector, arrow_frame(part)) for part in parts]
+    operator.fit_finalize(partials[0].combine([partial.statistics for partial in partials]))
     return lambda values: operator.transform(selector, arrow_frame(values)).iloc[:, 0].tolist()
 
 
@@ -77,8 +77,8 @@ def test_operators_know_each_integer_whatever_the_parts(training, cuts, others):
 
     count = fitted(CountEncoding(), parts)
     counts = Counter(value for value in training if value is not None)
-    found = np.rint(np.expm1(count(training + others))).tolist()
-    assert found == [counts[value] for value in training + others]
+    counted = np.rint(np.expm1(count(training + others))).tolist()
+    assert counted == [counts[value] for value in training + others]
 
 
 @settings(max_examples=60, deadline=None)
@@ -91,9 +91,9 @@ def test_hashes_do_not_depend_on_gaps(values):
         if two:
             chosen = ops.ColumnSelector(["x", "y"])
             frame, plain = frame.assign(y=with_gaps["x"]), plain.assign(y=without["x"])
-        found = operator.transform(chosen, frame).iloc[:, 0].tolist()
+        codes = operator.transform(chosen, frame).iloc[:, 0].tolist()
         expected = operator.transform(chosen, plain).iloc[:, 0].tolist()
-        for value, code, other in zip(values, found, expected, strict=False):
+        for value, code, other in zip(values, codes, expected, strict=False):
             assert code == (NULL if value is None else other)
     joint = JointValues((("x", "y"),))
     pairs = [joint.frame(f.assign(y=f["x"]))["x_X_y"].tolist() for f in (with_gaps, without)]
@@ -125,7 +125,7 @@ def split_of(features, name):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_events_of_sessions(tmp_path, seed):
+def test_session_features_keep_each_integer(tmp_path, seed):
     rng = random.Random(seed)
     categories = ids_with_gaps(rng, 400)
     items = [value or 0 for value in ids_with_gaps(rng, 400)]
@@ -178,7 +178,7 @@ def test_events_of_sessions(tmp_path, seed):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_rows_of_clicks(tmp_path, seed):
+def test_click_features_keep_each_integer(tmp_path, seed):
     rng = random.Random(seed)
     log = pl.DataFrame(
         {
