@@ -1,6 +1,7 @@
 """The subcommands of ``merlin-pipeline``: one a stage, each usable on its own."""
 
 import argparse
+import gc
 import importlib
 import sys
 from collections.abc import Sequence
@@ -50,9 +51,21 @@ def run(arguments: Sequence[str] | None, command: failures.Command) -> None:
     console.silence_other_ranks()
     command.name, command.lower = options.stage, options.lower
     if options.module:
-        importlib.import_module(options.module)
+        _import(options.module)
     command.interrupted = options.interrupted
     options.run(options)
+
+
+def _import(module: str) -> None:
+    """Imports what a subcommand needs, with garbage collection off: modules leave no garbage, and
+    looking for it took a sixth of the time."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        importlib.import_module(module)
+    finally:
+        if collects:
+            gc.enable()
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -182,6 +182,9 @@ class EventReader:
 
     def _unguessed(self, file: InputFile, columns: list[Column], rows: Rows) -> list[Column]:
         """The columns; those where a good row holds no integer are text."""
+        guessed = [column for column in columns if column.guessed]
+        if not self._converted(file, guessed, rows)[1].of_values():
+            return columns
         try:
             self._converted(file, columns, rows)[1].check_guesses(self.settings.null_values)
         except GuessContradicted as contradicted:

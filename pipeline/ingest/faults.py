@@ -54,6 +54,10 @@ class Faults:
         if missing.any():
             self._faults.append(_Fault(column, missing))
 
+    def of_values(self) -> bool:
+        """Whether any row has a value that is wrong, rather than missing."""
+        return any(fault.source is not None for fault in self._faults)
+
     def good(self) -> np.ndarray:
         """The rows without a fault."""
         good = np.ones(len(self.rows.lines), bool)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from core.parquet import read_table
+from core.parquet import read_footer, read_row_groups
 
 TIME_NAME = re.compile(r"(^|[^a-z])(time|timestamp|datetime|date|ts|at)([^a-z]|$)", re.IGNORECASE)
 """Names of columns that are likely to hold the time of a row."""
@@ -56,7 +56,8 @@ def backwards(name: str, shards: Sequence[Path]) -> float | None:
     rows = earlier = 0
     before = None
     for shard in shards:
-        values = read_table(shard, [name])[name].drop_null().combine_chunks()
+        groups = range(read_footer(shard).num_row_groups)  # what reads files whole loads datasets
+        values = read_row_groups(shard, groups, [name])[name].drop_null().combine_chunks()
         if not _look_like_times(values):
             return None
         if not len(values):
