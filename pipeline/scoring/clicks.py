@@ -64,8 +64,7 @@ def score(
     loaded.require("ranking", "score")
     source = needed_columns(loaded.source_with(max_bad_fraction), loaded)
     trace = _trace(source, [id_columns] if isinstance(id_columns, str) else list(id_columns))
-    with claimed_table(output, bundle, input, _is_scored) as (file, scratch):
-        raw = scratch / "raw"
+    with claimed_table(output, bundle, input, _is_scored) as (file, raw):
         manifest = read_log("ranking", source, input, raw, trace)
         chances = np.concatenate(list(probabilities(loaded, raw, manifest)))
         scored = _places(raw, manifest, trace)

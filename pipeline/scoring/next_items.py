@@ -78,8 +78,7 @@ def recommend(
         raise UserError(f"k: expected an integer of at least 1, got {k}")
     loaded = Bundle(bundle)
     loaded.require("sessions", "recommend")
-    with claimed_table(output, bundle, input, _is_lists) as (file, scratch):
-        raw = scratch / "raw"
+    with claimed_table(output, bundle, input, _is_lists) as (file, raw):
         owners = _owners(loaded.source)
         used = columns_behind(loaded.workflow, loaded.model.columns)
         source = needed_columns(loaded.source_with(max_bad_fraction), used)

@@ -47,7 +47,7 @@ def write_table(frame: pl.DataFrame, output: str | Path) -> None:
 def claimed_table(
     output: str | Path, bundle: str | Path, input: str | Path, ours: Callable[[Names], bool]
 ) -> Iterator[tuple[Path, Path]]:
-    """Claims the file to write; gives it, and a folder next to it for the typed log.
+    """Claims the file to write; gives it, and where the typed log is to be, which goes afterwards.
 
     Args:
         ours: whether a table with these columns is an earlier output, which may be replaced.
@@ -57,7 +57,7 @@ def claimed_table(
         claimed_file(output, inputs, lambda path: ours(_columns(path))) as file,
         scratch_beside(file) as scratch,
     ):
-        yield file, scratch
+        yield file, scratch / "raw"
 
 
 def read_log(

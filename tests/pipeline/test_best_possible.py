@@ -30,20 +30,21 @@ COLUMNS = {"session_id": "session_id", "item_id": "item_id", "timestamp": "times
 READ = ClickstreamSourceSettings(columns=COLUMNS)
 
 
+def two_logs(recipe, settings, folder):
+    """The log of ``settings`` in ``a`` and one of another seed in ``b``."""
+    generate(recipe, settings, folder / "a")
+    generate(recipe, settings.model_copy(update={"seed": 6}), folder / "b")
+    return folder
+
+
 @pytest.fixture(scope="module")
 def clicks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("clicks")
-    generate("ranking", CLICKS, folder / "a")
-    generate("ranking", CLICKS.model_copy(update={"seed": 6}), folder / "b")
-    return folder
+    return two_logs("ranking", CLICKS, tmp_path_factory.mktemp("clicks"))
 
 
 @pytest.fixture(scope="module")
 def sessions(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sessions")
-    generate("sessions", SESSIONS, folder / "a")
-    generate("sessions", SESSIONS.model_copy(update={"seed": 6}), folder / "b")
-    return folder
+    return two_logs("sessions", SESSIONS, tmp_path_factory.mktemp("sessions"))
 
 
 def click_features(files, folder, **split):
@@ -70,16 +71,16 @@ def test_of_any_files_in_any_order(clicks, tmp_path, seed):
     share = {"test": float(random.uniform(0.2, 0.5)), "valid": float(random.uniform(0.1, 0.4))}
     features, manifest = click_features(files, tmp_path, **share)
     for split in ("train", "valid", "test"):
-        found = best_of_clicks(features, manifest, split, "label")
-        assert found == pytest.approx(best_by_hand(clicks / "a", days, split, manifest), rel=1e-9)
+        best = best_of_clicks(features, manifest, split, "label")
+        assert best == pytest.approx(best_by_hand(clicks / "a", days, split, manifest), rel=1e-9)
 
 
 def test_of_files_that_test_by_name(clicks, tmp_path):
     files = [clicks / "a" / "log" / f"day_{day}" for day in (3, 0, 2)]
     features, manifest = click_features(files, tmp_path, kind="files", test_files="day_0")
-    found = best_of_clicks(features, manifest, "test", "label")
+    best = best_of_clicks(features, manifest, "test", "label")
     by_hand = best_by_hand(clicks / "a", [3, 2, 0], "test", manifest)
-    assert found == pytest.approx(by_hand, rel=1e-9)
+    assert best == pytest.approx(by_hand, rel=1e-9)
 
 
 def test_of_features_that_grew(clicks, tmp_path):
@@ -247,9 +248,9 @@ def test_of_the_steps_that_are_asked_for(sessions, tmp_path, seed):
             drop_repeats=bool(random.integers(2)),
             exclude_seen=bool(random.integers(2)),
         )
-        found = best_of_sessions(features, manifest, split, "item_id", asked)
+        best = best_of_sessions(features, manifest, split, "item_id", asked)
         by_hand = best_steps(sessions / "a", days, features, cut, known, split, asked)
-        assert found == pytest.approx(by_hand, rel=1e-6)
+        assert best == pytest.approx(by_hand, rel=1e-6)
 
 
 def test_is_the_mean_of_the_truth_where_training_knows_every_item(sessions, tmp_path):
@@ -263,8 +264,8 @@ def test_is_the_mean_of_the_truth_where_training_knows_every_item(sessions, tmp_
     truth = truth.filter(pl.col("session_id").is_in(ids.implode()))
     every, last = SessionEvaluationSettings(), SessionEvaluationSettings(protocol="last_item")
     for asked, steps in ((every, truth), (last, truth.filter(pl.col("last")))):
-        found = best_of_sessions(features, manifest, "test", "item_id", asked)
-        for name, value in found.items():
+        best = best_of_sessions(features, manifest, "test", "item_id", asked)
+        for name, value in best.items():
             assert value == pytest.approx(steps[name].mean(), rel=0.02), name
 
 
