@@ -98,9 +98,20 @@ def _replaced(text: str, parent: Any, key: Node, old: Node, name: str, value: An
     at = text.index(":", key.end_mark.index) + 1
     if parent.flow_style:
         return f"{text[:at]} {in_flow(value)}{text[end:]}"
+    block = isinstance(old, MappingNode) and not old.flow_style
+    about = _comment(text, at) if block else _comment(text, end)
+    rest = text[end:] if block else text[end + len(about) :]
     if isinstance(value, Mapping) and value:
-        return text[: _start(key)] + _lines(name, value, indent).lstrip() + text[end:]
-    return f"{text[:at]} {_folded(name, value, indent)}{text[end:]}"
+        lines = _lines(name, value, indent).lstrip()
+        head, gap, below = lines.partition("\n")
+        return text[: _start(key)] + head + about + gap + below + rest
+    return f"{text[:at]} {_folded(name, value, indent)}{about}{rest}"
+
+
+def _comment(text: str, at: int) -> str:
+    """The comment on the line that goes on at ``at``, with the blanks before it."""
+    line = text[at:].partition("\n")[0]
+    return line if line.lstrip().startswith("#") else ""
 
 
 def _added(text: str, mapping: Any, name: str, value: Any) -> str:

@@ -189,6 +189,26 @@ def test_any_setting_of_any_file_changes_alone():
         assert (yaml.load(gone) or {}) == pruned(expected, path), (seed, after, path, gone)
 
 
+def test_a_comment_stays_on_the_line_of_its_setting():
+    """400 changes between a value and a block, and back."""
+    blocks = ({"a": 1, "b": {"c": [1, 2], "d": "x"}}, {"long": ["word"] * 30}, {"a": {"b": {}}})
+    for seed in range(400):
+        rng = random.Random(seed)
+        note = rng.choice(["   # null: all of them", " #", "  # a: {b", ""])
+        key, old = rng.choice(["x", "x y"]), rng.choice(["null", "7", "[1, 2]", "{q: 1}", "'#'"])
+        before, after = "top:\n  first: 1  # one\n", rng.choice(["", "  last: 2  # two\n"])
+        text = f"{before}  {key}: {old}{note}\n{after}"
+        value = rng.choice(blocks)
+        changed = with_setting(text, ("top", key), value)
+        assert YAML(typ="safe").load(changed)["top"][key] == value, changed
+        line = next(line for line in changed.splitlines() if line.startswith(f"  {key}:"))
+        assert line.endswith(note) and changed.count("#") == text.count("#") - old.count("#"), (
+            changed
+        )
+        back = with_setting(changed, ("top", key), YAML(typ="safe").load(old))
+        assert back == text, (text, changed, back)
+
+
 def without(tree, path):
     if path[0] not in tree:
         return tree
