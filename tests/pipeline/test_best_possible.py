@@ -64,7 +64,7 @@ def best_by_hand(folder, days, split, manifest):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_of_any_files_in_any_order(clicks, tmp_path, seed):
+def test_best_of_any_files_in_any_order(clicks, tmp_path, seed):
     random = np.random.default_rng(seed)
     days = random.permutation(DAYS)[: random.integers(1, DAYS + 1)].tolist()
     files = [clicks / "a" / "log" / f"day_{day}" for day in days]
@@ -75,7 +75,7 @@ def test_of_any_files_in_any_order(clicks, tmp_path, seed):
         assert best == pytest.approx(best_by_hand(clicks / "a", days, split, manifest), rel=1e-9)
 
 
-def test_of_files_that_test_by_name(clicks, tmp_path):
+def test_best_of_test_files_by_name(clicks, tmp_path):
     files = [clicks / "a" / "log" / f"day_{day}" for day in (3, 0, 2)]
     features, manifest = click_features(files, tmp_path, kind="files", test_files="day_0")
     best = best_of_clicks(features, manifest, "test", "label")
@@ -83,7 +83,7 @@ def test_of_files_that_test_by_name(clicks, tmp_path):
     assert best == pytest.approx(by_hand, rel=1e-9)
 
 
-def test_of_features_that_grew(clicks, tmp_path):
+def test_best_of_features_that_grew(clicks, tmp_path):
     log = clicks / "a" / "log"
     features, _ = click_features([log / "day_0", log / "day_1"], tmp_path, test=0.4, valid=0.2)
     ingest("ranking", CriteoSourceSettings(), log / "day_3", tmp_path / "later", quiet=True)
@@ -133,7 +133,7 @@ BEFORE = (another_truth, other_files, a_bad_line, fewer_rows, rows_in_another_or
 
 
 @pytest.mark.parametrize("alter", BEFORE)
-def test_none_of_a_log_that_is_not_what_was_generated(clicks, tmp_path, alter):
+def test_no_best_for_a_log_altered_before_ingest(clicks, tmp_path, alter):
     log = tmp_path / "own"
     shutil.copytree(clicks / "a", log)
     shutil.copytree(clicks / "b", tmp_path / "b")
@@ -144,7 +144,7 @@ def test_none_of_a_log_that_is_not_what_was_generated(clicks, tmp_path, alter):
 
 
 @pytest.mark.parametrize("alter", [another_truth, another_log])
-def test_none_of_a_log_that_was_generated_anew(clicks, tmp_path, alter):
+def test_no_best_for_a_log_generated_again_after_preprocess(clicks, tmp_path, alter):
     log = tmp_path / "own"
     shutil.copytree(clicks / "a", log)
     shutil.copytree(clicks / "b", tmp_path / "b")
@@ -154,7 +154,7 @@ def test_none_of_a_log_that_was_generated_anew(clicks, tmp_path, alter):
         best_of_clicks(features, manifest, "test", "label")
 
 
-def test_labels_are_compared(clicks, tmp_path):
+def test_no_best_where_labels_differ(clicks, tmp_path):
     features, manifest = click_features(clicks / "a" / "log", tmp_path)
     (first, last), *_ = manifest["truth_rows"]["test"]
     manifest["truth_rows"]["test"] = [[first - 1, last - 1]]
@@ -163,7 +163,7 @@ def test_labels_are_compared(clicks, tmp_path):
         best_of_clicks(features, manifest, "test", "label")
 
 
-def test_none_of_a_log_of_ones_own(clicks, tmp_path):
+def test_no_best_for_a_log_that_was_not_generated(clicks, tmp_path):
     shutil.copytree(clicks / "a" / "log", tmp_path / "log")
     features, manifest = click_features(tmp_path / "log", tmp_path)
     assert best_of_clicks(features, manifest, "test", "label") is None
@@ -236,7 +236,7 @@ def best_steps(log, days, features, cut, known, split, asked):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_of_the_steps_that_are_asked_for(sessions, tmp_path, seed):
+def test_best_of_the_evaluated_steps_of_sessions(sessions, tmp_path, seed):
     random = np.random.default_rng(seed)
     days = sorted(random.permutation(3)[: random.integers(2, 4)].tolist())
     files = [sessions / "a" / "log" / f"events_day_{day}.csv" for day in days]
@@ -253,7 +253,7 @@ def test_of_the_steps_that_are_asked_for(sessions, tmp_path, seed):
         assert best == pytest.approx(by_hand, rel=1e-6)
 
 
-def test_is_the_mean_of_the_truth_where_training_knows_every_item(sessions, tmp_path):
+def test_best_is_the_mean_of_the_truth_where_training_knows_every_item(sessions, tmp_path):
     settings = SessionsPreprocessSettings(split={"test": 0.2})
     ingest("sessions", READ, sessions / "a" / "log", tmp_path / "raw", quiet=True)
     preprocess_sessions(tmp_path / "raw", tmp_path / "features", settings, ONE)
@@ -269,7 +269,7 @@ def test_is_the_mean_of_the_truth_where_training_knows_every_item(sessions, tmp_
             assert value == pytest.approx(steps[name].mean(), rel=0.02), name
 
 
-def test_none_of_sessions_of_another_seed(sessions, tmp_path):
+def test_no_best_for_sessions_of_another_seed(sessions, tmp_path):
     shutil.copytree(sessions / "a", tmp_path / "own")
     shutil.copy(sessions / "b" / "truth.parquet", tmp_path / "own" / "truth.parquet")
     features, manifest, *_ = session_features(tmp_path / "own" / "log", tmp_path, 1)

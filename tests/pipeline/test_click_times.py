@@ -111,7 +111,7 @@ def test_rows_are_sorted_and_split_by_time_whatever_their_files(tmp_path, seed, 
         assert rows_of(features, name) == expected[name], name
 
 
-def test_a_log_in_order_stays_where_it_is_and_gives_the_same(tmp_path):
+def test_a_sorted_and_a_shuffled_log_give_the_same_splits(tmp_path):
     rows = made_rows(1, in_order=True)
     shuffled = rows.sample(fraction=1.0, shuffle=True, seed=3)
     manifests = []
@@ -138,23 +138,23 @@ def test_features_grow_by_time(tmp_path, seed):
     preprocess_ranking(ingested(tmp_path / "a", rows.filter(first), 2), features, settings, ONE)
     trained = set(rows_of(features, "train"))
     manifest = grow("ranking", ingested(tmp_path / "b", rows.filter(~first), 3), features, settings)
-    found = {name: rows_of(features, name) for name in SPLITS}
-    assert sorted(n for numbers in found.values() for n in numbers) == list(range(len(rows)))
-    assert trained <= set(found["train"])
+    grown = {name: rows_of(features, name) for name in SPLITS}
+    assert sorted(n for numbers in grown.values() for n in numbers) == list(range(len(rows)))
+    assert trained <= set(grown["train"])
     times = rows["at"].to_numpy()
     whole = expected_splits(rows, split)
     if split["kind"] == "days":
-        assert sorted(found["test"]) == sorted(whole["test"])
+        assert sorted(grown["test"]) == sorted(whole["test"])
     bounds = manifest["bounds"]
-    assert all(times[n] < bounds["valid_start"] for n in set(found["train"]) - trained)
-    assert all(bounds["valid_start"] <= times[n] < bounds["test_start"] for n in found["valid"])
-    assert all(times[n] >= bounds["test_start"] for n in found["test"])
+    assert all(times[n] < bounds["valid_start"] for n in set(grown["train"]) - trained)
+    assert all(bounds["valid_start"] <= times[n] < bounds["test_start"] for n in grown["valid"])
+    assert all(times[n] >= bounds["test_start"] for n in grown["test"])
     # The data report sees the same splits.
     logs = raw_logs([tmp_path / "a" / "raw", tmp_path / "b" / "raw"], features)
     chunks = list(read_log("ranking", logs, features, manifest).chunks("n"))
     for name in SPLITS:
         seen = [int(n) for c in chunks if name in c.splits for n in c.values[c.splits[name]]]
-        assert sorted(seen) == sorted(found[name])
+        assert sorted(seen) == sorted(grown[name])
 
 
 def test_score_needs_no_time(tmp_path):
@@ -165,18 +165,18 @@ def test_score_needs_no_time(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"categorical": ["timestamp"]}, "two columns would be called 'timestamp'"),
         ({"timestamp": "timestamp", "continuous": ["timestamp"]}, "the column of the time"),
     ],
 )
-def test_another_column_called_timestamp_is_refused(change, told):
-    with pytest.raises(UserError, match=told):
+def test_another_column_called_timestamp_is_refused(change, message):
+    with pytest.raises(UserError, match=message):
         validate(ClickSourceSettings, {"columns": {**COLUMNS, **change}}, "test")
 
 
-def test_a_row_without_a_time_is_set_aside(tmp_path):
+def test_a_row_without_a_time_is_quarantined(tmp_path):
     rows = made_rows(2).with_columns(at=pl.col("at").cast(pl.String))
     rows = rows.with_columns(at=pl.when(pl.col("n") == 7).then(pl.lit("")).otherwise("at"))
     bad = pl.read_parquet(ingested(tmp_path, rows) / "quarantine.parquet")
@@ -186,7 +186,7 @@ def test_a_row_without_a_time_is_set_aside(tmp_path):
 @pytest.mark.parametrize("form", ["unix_s", "unix_ms", "iso", "date"])
 @pytest.mark.parametrize("read", [True, False])
 @pytest.mark.parametrize("in_order", [True, False])
-def test_rows_that_look_shuffled_are_told(tmp_path, capsys, form, read, in_order):
+def test_a_column_that_looks_like_time_is_suggested(tmp_path, capsys, form, read, in_order):
     rows = made_rows(1, in_order)
     texts = pl.from_epoch("at", time_unit="ms").dt.strftime(
         "%Y-%m-%d" if form == "date" else "%Y-%m-%d %H:%M:%S"
@@ -199,10 +199,10 @@ def test_rows_that_look_shuffled_are_told(tmp_path, capsys, form, read, in_order
     rows.write_csv(tmp_path / "log.csv")
     source = validate(ClickSourceSettings, {"columns": columns}, "test")
     manifest = ingest("ranking", source, tmp_path / "log.csv", tmp_path / "raw")
-    told = " ".join(capsys.readouterr().out.split())
-    assert "rows are taken to be in time order" in told
+    output = " ".join(capsys.readouterr().out.split())
+    assert "rows are taken to be in time order" in output
     setting = "set ranking.source.columns.timestamp: shown_at"
-    assert (setting in told) == (not read or not in_order)
+    assert (setting in output) == (not read or not in_order)
     made = preprocess_ranking(tmp_path / "raw", tmp_path / "out", settings_for(KINDS[0]), ONE)
     warned = any(setting in warning for warning in made["warnings"])
     assert warned == (not read or not in_order)

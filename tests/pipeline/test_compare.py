@@ -92,24 +92,24 @@ def test_means_and_deviations_are_those_of_the_weights_on_disk(features, finishe
 
 
 def test_baselines_and_remarks_are_with_the_tables(features, finished):
-    folder, found = finished
+    folder, summary = finished
     theirs = click_baselines(features, read_schema(features), "test", "label")
-    assert found["baselines"] == theirs and found["tested"] == "300 rows"
+    assert summary["baselines"] == theirs and summary["tested"] == "300 rows"
     shown = (folder / "plots" / "tables.md").read_text()
     auc = f"{theirs['logistic_regression']['auc']:.4f}".lstrip("0")
     assert f"| (logistic regression) |  | {auc} |" in shown
     page = (folder / "plots" / "index.html").read_text()
-    for name, entry in found["entries"].items():
+    for name, entry in summary["entries"].items():
         auc = entry["metrics"]["test"]["auc"]["mean"]
         lost = auc < theirs["logistic_regression"]["auc"] - 5e-4
-        said = [r for r in found["remarks"] if r.startswith(f"{name} scores below") and "auc" in r
+        said = [r for r in summary["remarks"] if r.startswith(f"{name} scores below") and "auc" in r
                 and "'logistic regression'" in r]  # fmt: skip
         assert bool(said) == lost
         runs = folder / "out" / "runs" / name
         results = [json.loads((runs / f"seed-{n}" / "result.json").read_text()) for n in (1, 2)]
         improving = any(result["learned"]["still_improving"] for result in results)
-        assert improving == any(f"{name} was still improving" in r for r in found["remarks"])
-    assert all(remark.replace("'", "&#x27;") in page for remark in found["remarks"])
+        assert improving == any(f"{name} was still improving" in r for r in summary["remarks"])
+    assert all(remark.replace("'", "&#x27;") in page for remark in summary["remarks"])
     assert "normalized_entropy (lower is better)" in shown and "<li>auc (higher" in page
 
 
@@ -123,7 +123,7 @@ def test_validation_chooses_without_the_test_split(finished):
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_a_lead_within_chance_is_called_so(seed):
+def test_a_lead_within_chance_is_a_doubt(seed):
     """Of metrics drawn at random: no doubt is left out, none is made up."""
     rng = np.random.default_rng(seed)
     seeds, width = int(rng.integers(1, 5)), float(rng.choice([1e-4, 0.02]))

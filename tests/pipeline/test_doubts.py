@@ -25,21 +25,21 @@ SPLIT = {"kind": "fraction", "test": 0.3, "valid": 0.3}
 
 def expected_warnings(clicks):
     """By the definition: of each split the clicks of its rows."""
-    found = []
+    warnings = []
     if len({*clicks["train"]}) == 1:
-        found.append("click is .* in all .* rows that train")
+        warnings.append("click is .* in all .* rows that train")
     for split in ("valid", "test"):
         mine = clicks[split]
         if len(mine) < 200:
-            found.append(f"the {split} split has only {len(mine)} rows")
+            warnings.append(f"the {split} split has only {len(mine)} rows")
         least, value = min((sum(mine), 1), (len(mine) - sum(mine), 0))
         if least == 0:
-            found.append(f"the {split} split has no row with click = {value} ")
+            warnings.append(f"the {split} split has no row with click = {value} ")
         elif least < 30:
-            found.append(
+            warnings.append(
                 f"the {split} split has only {least} of {len(mine)} rows with click = {value}"
             )
-    return found
+    return warnings
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -62,7 +62,7 @@ def test_classes_of_a_click_log_are_counted_in_every_split(tmp_path, seed):
         assert any(re.match(pattern, warning) for warning in made["warnings"]), pattern
 
 
-def test_a_log_that_is_large_enough_is_not_doubted(tmp_path, capsys):
+def test_a_large_enough_log_has_no_warnings(tmp_path, capsys):
     rows = pl.concat([made_rows(0)] * 4).with_row_index("n_").with_columns(n="n_").drop("n_")
     raw = ingested(tmp_path, rows.select("at", "hour", "n", "click"), rows_per_shard=900)
     made = preprocess_ranking(raw, tmp_path / "out", settings_for(SPLIT, 5000), ONE)
@@ -85,18 +85,18 @@ def test_a_column_of_rare_values_is_named(tmp_path, threshold):
 
 
 @pytest.mark.parametrize("sessions", [40, 1400])
-def test_a_small_test_split_of_sessions_is_told(tmp_path, capsys, sessions):
+def test_small_splits_of_sessions_are_warned_of(tmp_path, capsys, sessions):
     raw = write_raw(tmp_path / "raw", make_events(sessions))
     made = preprocess("sessions", raw, tmp_path / "out")
-    told = " ".join(capsys.readouterr().out.split())
+    output = " ".join(capsys.readouterr().out.split())
     small = [name for name in ("valid", "test") if made["splits"][name]["sessions"] < 200]
     assert ("test" in small) == (sessions == 40)
     for name in ("valid", "test"):
         count = made["splits"][name]["sessions"]
-        assert (f"the {name} split has only {count} sessions" in told) == (name in small)
+        assert (f"the {name} split has only {count} sessions" in output) == (name in small)
 
 
-def test_ratings_of_one_value_are_told(tmp_path):
+def test_ratings_of_one_value_are_warned_of(tmp_path):
     ratings = make_ratings(3000).with_columns(rating=pl.lit(5.0, pl.Float32))
     settings = InteractionsPreprocessSettings(split=SplitSettings())
     made = preprocess_interactions(write_raw(tmp_path / "raw", ratings), tmp_path / "o", settings)
@@ -110,7 +110,9 @@ def test_targets_of_parts_are_joined():
     rng = np.random.default_rng(0)
     for _ in range(200):
         parts = [rng.integers(-1, 3, rng.integers(1, 5)) for _ in range(rng.integers(1, 4))]
-        told = [{"t": {"min": p.min(), "max": p.max(), "ones": int((p == 1).sum())}} for p in parts]
+        targets = [
+            {"t": {"min": p.min(), "max": p.max(), "ones": int((p == 1).sum())}} for p in parts
+        ]
         whole = np.concatenate(parts)
         expected = {"min": whole.min(), "max": whole.max(), "ones": (whole == 1).sum()}
-        assert joined_targets(told) == {"t": expected}
+        assert joined_targets(targets) == {"t": expected}

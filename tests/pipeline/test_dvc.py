@@ -87,12 +87,12 @@ def test_tables_of_metrics_are_of_the_main_ones_and_fit_a_screen(project):
     outs = [out for stage in whole["stages"].values() for out in stage["outs"]]
     numbers = {"auc": 0.7, "logloss": 0.4, "normalized_entropy": 0.9, "calibration": 1.1}
     ranks = {"recall@20": 0.3, "ndcg@20": 0.2, "mrr@20": 0.1}
-    for file, found in zip(whole["metrics"], (numbers, ranks), strict=True):
+    for file, metrics in zip(whole["metrics"], (numbers, ranks), strict=True):
         assert any(isinstance(out, str) and file.startswith(f"{out}/") for out in outs), file
-        rest = {"baselines": {"popular": found}, "rows": 7, "accuracy": 0.5}
-        assert summary({**found, **rest}) == found
+        rest = {"baselines": {"popular": metrics}, "rows": 7, "accuracy": 0.5}
+        assert summary({**metrics, **rest}) == metrics
         (project / file).parent.mkdir(parents=True)
-        (project / file).write_text(json.dumps(found))
+        (project / file).write_text(json.dumps(metrics))
     code, lines = run(project, "metrics", "show")
     assert code == 0 and "recall@20" in lines[0] and "auc" in lines[0]
     assert max(map(len, lines)) <= 120

@@ -24,7 +24,7 @@ RANDOM_WORKFLOWS = 3
 
 
 def random_workflow(seed):
-    """Settings in which every operator may stand before or behind another."""
+    """Settings in which every operator may come before or after any other."""
     rng = np.random.default_rng(seed)
 
     def some(names, most):

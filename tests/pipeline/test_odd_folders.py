@@ -1,6 +1,6 @@
 """Every command where the names of folders look like patterns, homes, addresses or settings.
 
-Beside each folder is one that the name would match if it were taken for a pattern; it holds files
+Each folder has a neighbour that the name would match if it were taken for a pattern; it holds files
 of the same names that cannot be read.
 """
 
@@ -142,7 +142,7 @@ NAMES = ("run[1]", "a*b", "x?y", "{a,b}", "~x", "~", "h#1", "%20", "k=v", "file:
 
 
 @pytest.mark.parametrize("name", [*NAMES, "sp ace", "line\nend"])
-def test_a_folder_that_is_there_is_meant_as_it_is_called(tmp_path, monkeypatch, name):
+def test_an_existing_folder_is_never_taken_for_a_pattern(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     for other in ("run1", "aXb", "xzy", "a", "b", " ", "home", "z"):
         (tmp_path / other).mkdir()
@@ -154,7 +154,7 @@ def test_a_folder_that_is_there_is_meant_as_it_is_called(tmp_path, monkeypatch, 
         whole = [file.path.read_text() for file in list_inputs(str(place))]
         assert sorted(whole) == ["*.csv", "x.csv", "y[0].csv"]
         for file in ("x.csv", "y[0].csv", "*.csv"):
-            [found] = list_inputs(os.path.join(place, file))
-            assert found.path.read_text() == file
-        found = list_inputs(os.path.join(place, "?.csv"))
-        assert sorted(file.path.read_text() for file in found) == ["*.csv", "x.csv"]
+            [listed] = list_inputs(os.path.join(place, file))
+            assert listed.path.read_text() == file
+        listed = list_inputs(os.path.join(place, "?.csv"))
+        assert sorted(file.path.read_text() for file in listed) == ["*.csv", "x.csv"]

@@ -84,10 +84,10 @@ def test_params_yaml_trains_as_the_code_does(recipe):
 def test_entries_of_a_comparison_train_as_each_model_does():
     entries = {"one": {"model": "logistic_regression"}, "other": {"model": "deepfm"}}
     params = Params.read([ROOT / "params.yaml"], [f"ranking.compare.entries={json.dumps(entries)}"])
-    found = {e.name: e.of_seed(3).engine("ranking") for e in plan_entries("ranking", params)}
+    engines = {e.name: e.of_seed(3).engine("ranking") for e in plan_entries("ranking", params)}
     for name, model in (("one", "logistic_regression"), ("other", "deepfm")):
         alone = Params.read([], [f"ranking.model={model}", "ranking.train.seed=3"])
-        assert found[name] == alone.engine("ranking")
+        assert engines[name] == alone.engine("ranking")
 
 
 def test_a_fault_in_a_models_own_training_is_named():

@@ -79,31 +79,31 @@ def left_out(rows, order):
     users = defaultdict(list)
     for row in sorted(range(len(rows)), key=lambda row: order(row)):
         users[rows["user"][row]].append(row)
-    found = {"train": [], "valid": [], "test": []}
+    splits = {"train": [], "valid": [], "test": []}
     for mine in users.values():
         if len(mine) < 3:
-            found["train"] += mine
+            splits["train"] += mine
         else:
-            found["train"] += mine[:-2]
-            found["valid"].append(mine[-2])
-            found["test"].append(mine[-1])
-    return {name: sorted(picked) for name, picked in found.items()}
+            splits["train"] += mine[:-2]
+            splits["valid"].append(mine[-2])
+            splits["test"].append(mine[-1])
+    return {name: sorted(picked) for name, picked in splits.items()}
 
 
 def rows_by_report(raws, features, made):
     """The rows of each split as the data report sees them, by their place in the log."""
     log = read_log("interactions", raw_logs(raws, features), features, made)
-    found = {name: [] for name in SPLITS}
+    splits = {name: [] for name in SPLITS}
     first = 0
     for chunk in log.chunks("item_id"):
         for name, rows in chunk.splits.items():
-            found[name] += [first + row for row in np.arange(len(chunk.values))[rows].tolist()]
+            splits[name] += [first + row for row in np.arange(len(chunk.values))[rows].tolist()]
         first += len(chunk.values)
-    return found
+    return splits
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_the_last_of_a_user_is_that_of_the_order_that_the_log_has(tmp_path, seed):
+def test_leave_one_out_follows_the_order_columns_of_the_log(tmp_path, seed):
     rows = made_rows(seed)
     timed, ordered = seed % 2, seed % 3
     columns = {"timestamp": "at" if timed else None, "event_order": "place" if ordered else None}
@@ -130,25 +130,25 @@ def test_the_last_of_a_user_is_that_of_the_order_that_the_log_has(tmp_path, seed
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_drawn_splits_are_those_of_the_row_whatever_files_and_parts(tmp_path, seed):
+def test_random_splits_do_not_depend_on_files_and_parts(tmp_path, seed):
     rows = made_rows(seed, 1000)
     split = {
         "kind": "random",
         "test": [0.1, 0.2, 0.3, 0.5][seed],
         "valid": [0.1, 0.3, 0, 0.2][seed],
     }
-    found = []
+    runs = []
     for number, (files, per_part) in enumerate([(1, 2000), (3, 77)]):
         raw = ingested(tmp_path / str(number), rows, files, rating="stars")
         out = tmp_path / str(number) / "out"
         made = preprocess_interactions(raw, out, settings_for(split, per_part), ONE)
-        found.append({name: pairs_of(out, name) for name in SPLITS})
+        runs.append({name: pairs_of(out, name) for name in SPLITS})
         reported = rows_by_report([raw], out, made)
         assert {n: len(picked) for n, picked in reported.items()} == {
-            n: len(pairs) for n, pairs in found[-1].items()
+            n: len(pairs) for n, pairs in runs[-1].items()
         }
-    assert found[0] == found[1]
-    counts = {name: len(pairs) for name, pairs in found[0].items()}
+    assert runs[0] == runs[1]
+    counts = {name: len(pairs) for name, pairs in runs[0].items()}
     assert sum(counts.values()) == len(rows)
     for name, share in made["bounds"]["shares"].items():
         deviation = np.sqrt(1000 * share * (1 - share))
@@ -158,8 +158,8 @@ def test_drawn_splits_are_those_of_the_row_whatever_files_and_parts(tmp_path, se
 @pytest.mark.parametrize("kind", ["fraction", "days", "window", "last_day_halves"])
 def test_a_split_by_time_needs_times_and_names_the_others(tmp_path, kind):
     raw = ingested(tmp_path, made_rows(0))
-    told = rf"split.kind '{kind}' cuts by time.*columns.timestamp is null.*random.*leave_one_out"
-    with pytest.raises(UserError, match=told):
+    message = rf"split.kind '{kind}' cuts by time.*columns.timestamp is null.*random.*leave_one_out"
+    with pytest.raises(UserError, match=message):
         preprocess_interactions(raw, tmp_path / "out", settings_for({"kind": kind}), ONE)
 
 
@@ -193,7 +193,7 @@ def test_pairs_alone_train_and_are_evaluated(tmp_path, monkeypatch):
         assert main(words.split()) == 0, words
 
 
-def test_other_recipes_are_not_drawn(tmp_path):
+def test_random_splits_are_refused_for_other_recipes(tmp_path):
     with pytest.raises(ValueError, match="'random' is for the recipe interactions"):
         SessionsPreprocessSettings(split={"kind": "random"})
     log, clicks = tmp_path / "day_0", tmp_path / "clicks"

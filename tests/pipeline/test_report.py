@@ -128,12 +128,14 @@ def test_sessions_with_any_lengths_of_list(tmp_path, monkeypatch, capsys, ks):
     features.mkdir(parents=True)
     session_features(features)
     train("sessions", features, model, given)
-    found = evaluate("sessions", features, model, "metrics/sessions.json", "plots/sessions", given)
+    metrics = evaluate(
+        "sessions", features, model, "metrics/sessions.json", "plots/sessions", given
+    )
     capsys.readouterr()
     report(given)
     said = capsys.readouterr().out
     first = max([k for k in ks if k <= 20], default=min(ks))
-    assert f"recall@{first}" in said and f"{found[f'recall@{first}']:.4f}" in said
+    assert f"recall@{first}" in said and f"{metrics[f'recall@{first}']:.4f}" in said
     assert "undefined" not in said
     assert read_json("plots/sessions/summary.json").keys() == {
         f"{name}@{first}" for name in ("recall", "ndcg", "mrr")

@@ -49,12 +49,12 @@ def sequences(folder, rows, files, source, per_part):
         events_per_part=per_part,
     )
     manifest = preprocess_sessions(folder / "raw", folder / "out", preprocessing, ONE)
-    found = {}
+    sessions = {}
     for split in ("train", "valid", "test"):
         for path in sorted((folder / "out" / split).glob("*.parquet")):
             for row in pl.read_parquet(path).iter_rows(named=True):
-                found[row["session_id"]] = row["item_id"]
-    return found, " ".join(manifest["warnings"])
+                sessions[row["session_id"]] = row["item_id"]
+    return sessions, " ".join(manifest["warnings"])
 
 
 def expected_sequences(rows, key, order):
@@ -65,12 +65,12 @@ def expected_sequences(rows, key, order):
     return {name: items for name, items in sessions.items() if len(items) > 1}
 
 
-def assert_same(found, expected):
+def assert_same(sessions, expected):
     """Items are coded: the codes of one item are one, and those of two are two."""
-    assert found.keys() == expected.keys()
+    assert sessions.keys() == expected.keys()
     of_item = {}
     for name, items in expected.items():
-        codes = found[name]
+        codes = sessions[name]
         assert len(codes) == len(items), name
         for item, code in zip(items, codes, strict=True):
             if code != 2:  # Out of vocabulary: not in a training session.
@@ -97,10 +97,10 @@ def made_log(seed):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_a_session_is_that_of_its_user_in_the_order_of_the_log(tmp_path, seed):
+def test_sessions_are_per_user_in_the_order_of_the_log(tmp_path, seed):
     rows, files, per_part = made_log(seed)
     source = {"session_per_user": True, "columns": {"user_id": "user_id", "event_order": "hit"}}
-    found, _ = sequences(tmp_path, rows, files, source, per_part)
+    sessions, _ = sequences(tmp_path, rows, files, source, per_part)
     expected = expected_sequences(
         rows,
         lambda row: (
@@ -108,21 +108,21 @@ def test_a_session_is_that_of_its_user_in_the_order_of_the_log(tmp_path, seed):
         ),
         lambda row: (row["timestamp"], row["hit"] != "", row["hit"] or 0),
     )
-    assert_same(found, expected)
+    assert_same(sessions, expected)
 
 
 @pytest.mark.parametrize("seed", range(8, 14))
-def test_without_an_order_rows_of_one_time_keep_theirs_in_any_files(tmp_path, seed):
+def test_rows_of_one_time_stay_in_log_order_without_an_order_column(tmp_path, seed):
     rows, files, per_part = made_log(seed)
-    found, _ = sequences(tmp_path, rows, files, {"id_type": "string"}, per_part)
+    sessions, _ = sequences(tmp_path, rows, files, {"id_type": "string"}, per_part)
     expected = expected_sequences(
         rows, lambda row: str(row["session_id"]), lambda row: row["timestamp"]
     )
-    assert_same(found, expected)
+    assert_same(sessions, expected)
 
 
 @pytest.mark.parametrize(("given", "warns"), [(None, True), (False, False), (True, False)])
-def test_ids_that_several_users_have_are_told(tmp_path, given, warns):
+def test_session_ids_of_several_users_are_warned_of(tmp_path, given, warns):
     rows = [
         {
             "user_id": user,
@@ -136,13 +136,13 @@ def test_ids_that_several_users_have_are_told(tmp_path, given, warns):
     ]
     rows += [{**rows[0], "session_id": 9, "item_id": n} for n in range(9)]
     source = {"columns": {"user_id": "user_id"}, "session_per_user": given}
-    found, warned = sequences(tmp_path, rows, 2, source, 50)
-    assert len(found) == (31 if given else 6)
+    sessions, warned = sequences(tmp_path, rows, 2, source, 50)
+    assert len(sessions) == (31 if given else 6)
     assert ("5 of 6 session ids have several users (one has 6)" in warned) == warns
     assert ("sessions.source.session_per_user: true" in warned) == warns
 
 
-def test_what_a_session_of_a_user_needs_is_named():
+def test_session_per_user_needs_columns_of_the_user_and_session():
     for columns in ({"user_id": None}, {"session_id": None, "user_id": "u"}):
         with pytest.raises(UserError, match="session_per_user needs columns"):
             tree = {"columns": columns, "session_per_user": True}
@@ -210,9 +210,9 @@ def test_answers_know_sessions_by_user_and_events_by_their_order(tmp_path, seed)
         last[user, str(session)] = steps[-1]["item_id"]
         rows += [steps[place] for place in rng.permutation(len(steps))]
     settings = ["sessions.source.session_per_user=true"]
-    found = answered(tmp_path, rows, settings).filter(pl.col("rank") == "1")
-    assert found.columns[:4] == ["user_id", "session_id", "rank", "item_id"]
-    firsts = {(user, session): int(item) for user, session, _, item, *_ in found.iter_rows()}
+    answers = answered(tmp_path, rows, settings).filter(pl.col("rank") == "1")
+    assert answers.columns[:4] == ["user_id", "session_id", "rank", "item_id"]
+    firsts = {(user, session): int(item) for user, session, _, item, *_ in answers.iter_rows()}
     assert firsts == {whose: (item + 1) % 12 for whose, item in last.items()}
 
 
@@ -237,11 +237,11 @@ def test_held_out_sessions_go_on_in_the_order_of_the_log(tmp_path, seed):
         ingest("sessions", settings, log, tmp_path / f"{name}.raw", quiet=True)
     preprocess_sessions(tmp_path / "old.raw", tmp_path / "out", preprocessing, ONE)
     grow("sessions", tmp_path / "new.raw", tmp_path / "out", preprocessing, ONE)
-    found = {}
+    sessions = {}
     for path in (tmp_path / "out").glob("*/part-*.parquet"):
         for row in pl.read_parquet(path).iter_rows(named=True):
-            found[row["session_id"]] = row["item_id"]
+            sessions[row["session_id"]] = row["item_id"]
     expected = expected_sequences(
         rows, lambda row: row["session_id"], lambda row: (row["timestamp"], row["hit"])
     )
-    assert_same(found, expected)
+    assert_same(sessions, expected)

@@ -52,8 +52,8 @@ def test_one_block_one_setting_and_a_search(printed):
     one = printed("ranking.train.learning_rate")
     assert one.splitlines()[1].startswith("  learning_rate: ") and len(one.splitlines()) < 5
     assert "split.test_days: 1" in printed("sessions.preprocess.split")
-    found = printed("--search", "learning rate")
-    assert "sessions.train.learning_rate" in found and "ranking.generate.rows" not in found
+    matches = printed("--search", "learning rate")
+    assert "sessions.train.learning_rate" in matches and "ranking.generate.rows" not in matches
     assert "no setting has 'xyzzy'" in printed("--search", "xyzzy", code=1)
     assert "did you mean sessions.train.epochs" in printed("sessions.epoch", code=1)
 
@@ -63,8 +63,8 @@ def test_the_overview_says_what_is_set_otherwise(printed):
     assert "epochs: 77" in printed("--set", "sessions.train.epochs=77")
 
 
-def test_a_name_without_its_block_or_with_a_slip_is_suggested_whole():
-    """40 settings drawn from all, each without its block and each with two letters exchanged."""
+def test_a_setting_without_its_block_is_suggested_with_its_whole_name():
+    """40 settings drawn from all, each without its block, and ends of names that several have."""
     rng = random.Random(0)
     every = [(name, setting.name) for name in SECTIONS for setting in settings_of(name)]
     for section, setting in rng.sample(every, 40):
@@ -83,7 +83,7 @@ def test_a_name_without_its_block_or_with_a_slip_is_suggested_whole():
 
 
 @pytest.mark.parametrize("recipe", MODELS)
-def test_a_model_that_there_is_not_is_named_by_every_stage(recipe):
+def test_an_unknown_model_is_refused_with_the_known_ones(recipe):
     with pytest.raises(UserError, match=rf"{recipe}\.model: unknown model 'popularr'; known: "):
         Params.read([], [f"{recipe}.model=popularr"])
 
