@@ -39,9 +39,9 @@ def click_baselines(features: Path, schema: Any, split: str, label: str) -> Base
     batches = Batches(features / split, schema, BATCH, shuffle=False)
     with progress("baselines", batches.rows, "rows") as advance:
         for batch in batches:
-            rows = model.rows(batch)
-            pooled.update(torch.from_numpy(model.logits(rows)), batch)
-            advance(len(rows.labels))
+            logits = model.predict(batch)
+            pooled.update(torch.from_numpy(logits), batch)
+            advance(len(logits))
     labels, probabilities = pooled.pooled()
     return {
         "always_the_mean": binary.binary_metrics(labels, np.full(len(labels), rate)),

@@ -179,6 +179,28 @@ def test_the_regression_is_scikit_learns(clicks, strength):
     )
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_the_regression_scores_batches_as_their_matrices(clicks, seed):
+    """Numbers, codes and lists of either, with any weights, in batches of any size."""
+    import torch
+
+    from training.batches import Batches
+
+    random, schema = np.random.default_rng(seed), read_schema(clicks)
+    model = SolvedRegression(schema, "label")
+    model.weights = random.normal(size=len(model.weights))
+    for inputs, labels in Batches(
+        clicks / "test", schema, int(random.integers(1, 300)), shuffle=False
+    ):
+        for name in random.choice(list(model.first), 3, replace=False):
+            one = inputs.pop(name)
+            lengths = random.integers(0, 4, len(one))
+            inputs[f"{name}__values"] = one[random.integers(0, len(one), lengths.sum())]
+            inputs[f"{name}__offsets"] = torch.from_numpy(np.append(0, lengths.cumsum()))
+        batch = inputs, labels
+        assert model.predict(batch).tobytes() == model.logits(model.rows(batch)).tobytes()
+
+
 def test_the_regression_reads_lists_and_validates(clicks):
     model = solved_regression(clicks, read_schema(clicks), "label")
     found = click_baselines(clicks, read_schema(clicks), "valid", "label")

@@ -7,9 +7,9 @@ rows only, and rare codes share a weight.
 """
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -70,10 +70,18 @@ class SolvedRegression:
 
     def rows(self, batch: Batch) -> Rows:
         """A batch as a matrix; the codes of a list share its weight."""
-        inputs = batch[0]
         labels = target_of(batch[1], self.label).double().numpy()
         size = len(labels)
-        owner, place, value = [np.arange(size)], [np.zeros(size, np.int64)], [np.ones(size)]
+        entries = zip(*self._entries(batch[0], size), strict=True)
+        rows, places, values = (np.concatenate(parts) for parts in entries)
+        order = np.argsort(rows, kind="stable")
+        starts = np.r_[0, np.cumsum(np.bincount(rows, minlength=size))]
+        places, values = places[order].astype(np.int32), values[order].astype(np.float32)
+        return Rows(places, values, starts, labels)
+
+    def _entries(self, inputs: Mapping[str, Any], size: int) -> Iterator[tuple[np.ndarray, ...]]:
+        """Of the bias and of each column its entries: their rows, columns and values."""
+        yield np.arange(size), np.zeros(size, np.int64), np.ones(size)
         for name, first in self.first.items():
             if name in inputs:
                 rows, column = np.arange(size), inputs[name].numpy()
@@ -82,18 +90,19 @@ class SolvedRegression:
                 lengths = inputs[f"{name}__offsets"].diff().numpy()
                 rows, column = np.arange(size).repeat(lengths), inputs[f"{name}__values"].numpy()
                 shares = (1 / np.maximum(lengths, 1)).repeat(lengths)
-            owner.append(rows)
             if name in self.numbers:
-                place.append(np.full(len(rows), first))
-                value.append(shares * column)
+                yield rows, np.full(len(rows), first), shares * column
             else:
-                place.append(first + np.where(column < CODES, column, UNKNOWN).astype(np.int64))
-                value.append(shares)
-        rows = np.concatenate(owner)
-        order = np.argsort(rows, kind="stable")
-        starts = np.r_[0, np.cumsum(np.bincount(rows, minlength=size))]
-        places, values = np.concatenate(place)[order], np.concatenate(value)[order]
-        return Rows(places.astype(np.int32), values.astype(np.float32), starts, labels)
+                codes = np.where(column < CODES, column, UNKNOWN).astype(np.int64)
+                yield rows, first + codes, shares
+
+    def predict(self, batch: Batch) -> np.ndarray:
+        """The logits of a batch, ``(rows,)``: those of :meth:`logits`, without the matrix."""
+        size = len(target_of(batch[1], self.label))
+        logits = np.zeros(size)
+        for rows, places, values in self._entries(batch[0], size):
+            np.add.at(logits, rows, values.astype(np.float32) * self.weights[places])
+        return logits
 
     def logits(self, rows: Rows) -> np.ndarray:
         """``(rows,)``."""
