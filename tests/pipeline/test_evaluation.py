@@ -1,4 +1,4 @@
-"""What is printed and written beside metrics is what was computed."""
+"""What is printed and written with metrics is what was computed."""
 
 import json
 import re
@@ -48,21 +48,21 @@ def judged(folder, given, recipe="sessions", model="model"):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_any_lengths_of_list(sessions, capsys, seed):
+def test_metrics_baselines_and_plots_have_the_list_lengths_of_ks(sessions, capsys, seed):
     """Metrics, baselines, the last line and the plots name the lengths that were asked for."""
     random = np.random.default_rng(seed)
     ks = random.choice([1, 2, 3, 5, 7, 10, 19, 20, 21, 50], random.integers(1, 5), replace=False)
     ks = ks.tolist()
-    found = judged(sessions, of_sessions("popular", evaluate={"ks": ks}))
-    assert {int(name.partition("@")[2]) for name in found if "@" in name} == set(ks)
+    metrics = judged(sessions, of_sessions("popular", evaluate={"ks": ks}))
+    assert {int(name.partition("@")[2]) for name in metrics if "@" in name} == set(ks)
     first = max([k for k in ks if k <= 20], default=min(ks))
     said = capsys.readouterr().out
     last = said.splitlines()[-1]
-    assert f"recall@{first} {found[f'recall@{first}']:.4f}" in last and "undefined" not in said
+    assert f"recall@{first} {metrics[f'recall@{first}']:.4f}" in last and "undefined" not in said
     ranked = {f"{name}@{k}" for name in ("recall", "ndcg", "mrr") for k in ks}
-    assert ranked == set(found["popular"]) == set(found["baselines"]["sequential_rules"])
+    assert ranked == set(metrics["popular"]) == set(metrics["baselines"]["sequential_rules"])
     for name in ranked:
-        assert found["popular"][name] == pytest.approx(found[name])
+        assert metrics["popular"][name] == pytest.approx(metrics[name])
     (length, *_) = json.loads((sessions / "plots" / "by_session_length.json").read_text())
     assert (length["k"], length["recall"]) == (first, length[f"recall@{first}"])
 
@@ -79,9 +79,9 @@ def test_training_watches_a_length_that_is_asked_for(sessions, tmp_path, ks):
     assert points[-1]["ndcg"] == pytest.approx(best)
 
 
-def test_each_number_is_there_once(sessions):
-    found = judged(sessions, of_sessions("popular"))
-    assert not [name for name in found if name.startswith(("hit@", "map@"))]
+def test_metrics_that_are_equal_are_listed_once(sessions):
+    metrics = judged(sessions, of_sessions("popular"))
+    assert not [name for name in metrics if name.startswith(("hit@", "map@"))]
     named = of_sessions("popular", evaluate={"metrics": ["mrr", "hit"]})
     assert {name.partition("@")[0] for name in judged(sessions, named)} >= {"mrr", "hit"}
     assert once(["recall@1", "mrr@1", "hit@1", "mrr@5", "map@5"]) == ["recall@1", "mrr@5"]
@@ -90,10 +90,10 @@ def test_each_number_is_there_once(sessions):
 
 
 def test_sessions_that_are_not_in_the_metrics_are_counted(sessions, capsys):
-    found = judged(sessions, of_sessions("popular", evaluate={"protocol": "last_item"}))
-    assert found["predictions"] == found["sessions"] <= SESSIONS["test"] == found["rows"]
+    metrics = judged(sessions, of_sessions("popular", evaluate={"protocol": "last_item"}))
+    assert metrics["predictions"] == metrics["sessions"] <= SESSIONS["test"] == metrics["rows"]
     said = capsys.readouterr().out
-    counts = f"{counted(found['predictions'], 'next item')} of {found['sessions']} sessions"
+    counts = f"{counted(metrics['predictions'], 'next item')} of {metrics['sessions']} sessions"
     assert f"On the test split: {counts}" in said
     metrics = {"sessions": 21}
     (few, left_out) = remarks.of_sessions(metrics, "test", 24)
@@ -125,9 +125,9 @@ def test_users_that_are_not_in_the_metrics_are_counted(tmp_path, seed, capsys):
     )
     train("interactions", features, tmp_path / "model", given)
     capsys.readouterr()
-    found = judged(tmp_path, given, "interactions")
+    metrics = judged(tmp_path, given, "interactions")
     judged_users = len(users) - len(again)
-    assert found["users"] == judged_users and set(found["popular"]) == {"recall@5", "ndcg@5"}
+    assert metrics["users"] == judged_users and set(metrics["popular"]) == {"recall@5", "ndcg@5"}
     said = capsys.readouterr().out
     assert f"On the test split: {counted(judged_users, 'user')}" in said
     assert f"{len(again)} of {len(users)} users with items" in said
@@ -147,14 +147,14 @@ def frame(features, split):
 
 
 def test_always_the_mean_is_that_of_training(clicks):
-    found = click_baselines(clicks, read_schema(clicks), "test", "label")["always_the_mean"]
+    baseline = click_baselines(clicks, read_schema(clicks), "test", "label")["always_the_mean"]
     rate, labels = frame(clicks, "train")["label"].mean(), frame(clicks, "test")["label"].to_numpy()
-    assert found["logloss"] == pytest.approx(log_loss(labels, np.full(len(labels), rate)))
-    assert found["auc"] == 0.5
+    assert baseline["logloss"] == pytest.approx(log_loss(labels, np.full(len(labels), rate)))
+    assert baseline["auc"] == 0.5
 
 
 @pytest.mark.parametrize("strength", [100.0, 10.0, 1.0, 0.1])
-def test_the_regression_is_scikit_learns(clicks, strength):
+def test_the_regression_equals_scikit_learns(clicks, strength):
     """On single codes and continuous columns; lists are left out of this comparison."""
     from training.batches import Batches
     from training.ranking.baselines import _joined
@@ -203,26 +203,29 @@ def test_the_regression_scores_batches_as_their_matrices(clicks, seed):
 
 def test_the_regression_reads_lists_and_validates(clicks):
     model = solved_regression(clicks, read_schema(clicks), "label")
-    found = click_baselines(clicks, read_schema(clicks), "valid", "label")
-    assert found["logistic_regression"]["logloss"] <= found["always_the_mean"]["logloss"] + 0.01
+    baselines = click_baselines(clicks, read_schema(clicks), "valid", "label")
+    assert (
+        baselines["logistic_regression"]["logloss"]
+        <= baselines["always_the_mean"]["logloss"] + 0.01
+    )
     assert set(model.first) == {c.name for c in read_schema(clicks) if c.name != "label"}
 
 
-def test_a_model_below_a_baseline_is_called_so(clicks, tmp_path, capsys):
+def test_a_model_below_a_baseline_is_named(clicks, tmp_path, capsys):
     (tmp_path / "features").symlink_to(clicks)
     slow = {**CLICKS, "model": "dlrm", "train": {**CLICKS["train"], "learning_rate": 1e-9}}
     train("ranking", clicks, tmp_path / "model", Params({"ranking": slow}))
-    found = judged(tmp_path, Params({"ranking": slow}), "ranking")
+    metrics = judged(tmp_path, Params({"ranking": slow}), "ranking")
     said = capsys.readouterr().out
-    theirs = found["baselines"]["logistic_regression"]
-    assert f"auc {found['auc']:.4f} against {theirs['auc']:.4f}" in said
+    theirs = metrics["baselines"]["logistic_regression"]
+    assert f"auc {metrics['auc']:.4f} against {theirs['auc']:.4f}" in said
     assert "dlrm scores below the baseline 'logistic regression'" in said
-    assert found["rows"] == CLICK_ROWS["test"]
+    assert metrics["rows"] == CLICK_ROWS["test"]
     assert "auc (higher is better)" in said and "calibration (best at 1)" in said
 
 
 @pytest.mark.parametrize("label", [0, 1])
-def test_labels_of_one_value_are_said(tmp_path, capsys, label, recwarn):
+def test_labels_of_one_value_are_a_remark(tmp_path, capsys, label, recwarn):
     features = click_features(tmp_path / "features")
     for part in features.glob("*/*.parquet"):
         pl.read_parquet(part).with_columns(pl.lit(label, pl.Int8).alias("label")).write_parquet(
@@ -235,14 +238,14 @@ def test_labels_of_one_value_are_said(tmp_path, capsys, label, recwarn):
     write_json(features / "manifest.json", manifest)
     given = Params({"ranking": {**CLICKS, "model": "fm"}})
     train("ranking", features, tmp_path / "model", given)
-    found = judged(tmp_path, given, "ranking")
+    metrics = judged(tmp_path, given, "ranking")
     said = capsys.readouterr().out
     assert f"the test split has no row with label = {1 - label} (of 300)" in said
-    assert found["auc"] is None and found["baselines"]["logistic_regression"]["auc"] is None
+    assert metrics["auc"] is None and metrics["baselines"]["logistic_regression"]["auc"] is None
     assert not [warning for warning in recwarn if "overflow" in str(warning.message)]
 
 
-def test_below_is_what_is_worse_by_more_than_is_printed():
+def test_differences_too_small_to_print_are_not_below():
     mine = {"auc": 0.7, "logloss": 0.45}
     assert below("m", mine, {"popular": {"auc": 0.7004, "logloss": 0.4496}}) == []
     (said,) = below("m", mine, {"popular": {"auc": 0.6, "logloss": 0.44}})
@@ -251,7 +254,7 @@ def test_below_is_what_is_worse_by_more_than_is_printed():
 
 
 @pytest.mark.parametrize(
-    ("labels", "probabilities", "told"),
+    ("labels", "probabilities", "expected"),
     [
         ([0] * 500, [0.1] * 500, "the test split has no row with click = 1 (of 500)"),
         ([1] * 500, [0.1] * 500, "the test split has no row with click = 0 (of 500)"),
@@ -271,14 +274,14 @@ def test_below_is_what_is_worse_by_more_than_is_printed():
         ),
     ],
 )
-def test_what_metrics_hide_is_said(labels, probabilities, told):
+def test_remarks_on_one_class_on_accuracy_and_on_small_splits(labels, probabilities, expected):
     labels, probabilities = np.array(labels), np.array(probabilities)
     accuracy = float(((probabilities >= 0.5) == (labels > 0)).mean())
-    found = remarks.of_clicks({"accuracy": accuracy}, "test", probabilities, labels, "click")
-    assert any(told in remark for remark in found), found
+    lines = remarks.of_clicks({"accuracy": accuracy}, "test", probabilities, labels, "click")
+    assert any(expected in remark for remark in lines), lines
 
 
-def test_nothing_is_said_of_a_sound_evaluation():
+def test_a_sound_evaluation_has_no_remarks():
     random = np.random.default_rng(0)
     chances = random.random(2000)
     labels = (random.random(2000) < chances).astype(int)

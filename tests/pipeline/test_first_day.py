@@ -73,7 +73,7 @@ def run(folder, monkeypatch, capsys):
          "usage: merlin-pipeline recommend .*unrecognized arguments: sessions"),
     ],
 )  # fmt: skip
-def test_a_wrong_word_is_answered_by_what_may_be_meant(run, words, said):
+def test_wrong_commands_print_suggestions_or_usage(run, words, said):
     status, printed = run(*words)
     assert status == 2 and re.search(said, printed)
 
@@ -88,7 +88,7 @@ def test_a_wrong_word_is_answered_by_what_may_be_meant(run, words, said):
         (["ingest", "sessions", "--input", "none.csv"], r"none.csv: no such file .*--input, or"),
         (["train", "sessions", "--set", "sessions.train.epochs=two"], "integer, got 'two'"),
         (["ingest", "sessions", "--set", "sessions.source.columns.item_id="], "string, got null"),
-        (["use", "log.csv"], "log.csv: no settings file: .* found 'visit,sku.{,150}$"),
+        (["use", "log.csv"], "log.csv: no settings file: .* got 'visit,sku.{,150}$"),
         (["use", "data"], "data: is a folder; name a settings file"),
         (["use", "bad.yaml"], "unknown setting 'source'; did you mean 'ranking.source' or "),
         (["settings", "sessions.trian"], "did you mean sessions.train\\?"),
@@ -133,7 +133,7 @@ def test_lines_and_sessions_that_are_left_out_have_a_reason(run, folder):
     assert re.search(r"preprocess: \d+ codes in 1 column → ", printed)
 
 
-def test_events_without_an_item_and_other_click_logs_are_advised_of_the_setting(run):
+def test_errors_of_events_without_an_item_and_of_click_logs_name_the_setting(run):
     searches = ["--set", "sessions.source.keep_event_types=null", "--output", "none"]
     given = ["--settings", "clicks.yaml", "--input", "log.csv"]
     status, printed = run("ingest", "sessions", *given, *searches)
@@ -151,7 +151,7 @@ def test_a_split_that_is_empty_has_no_share_of_unknown_values(run):
     assert status == 0 and re.search(r"item_id │ 0.00% │ 9 │ 9 │ │", printed)
 
 
-def test_a_model_that_is_a_baseline_is_not_beside_itself_and_paths_are_short(run, folder):
+def test_a_baseline_is_not_compared_with_itself_and_paths_are_relative(run, folder):
     given = ["--settings", "clicks.yaml", "--set", "sessions.model=sequential_rules"]
     _, printed = run("train", "sessions", *given, "--output", str(folder / "rules"))
     assert printed.endswith(" → rules")
@@ -176,9 +176,9 @@ def test_half_a_pair_of_utf16_is_refused_in_settings(tmp_path):
         value = drawn.choice([f'"{text}"', f'[1, "{text}"]', f'{{"{text}": 1}}'])
         file = tmp_path / "settings.yaml"
         file.write_text(f"a: {value}", encoding="utf-8")
-        with pytest.raises(UserError, match=r"settings.yaml: .*no valid text") as found:
+        with pytest.raises(UserError, match=r"settings.yaml: .*no valid text") as error:
             read_yaml(file)
-        str(found.value).encode()
+        str(error.value).encode()
         with pytest.raises(UserError, match=r"--set a=.*no valid text"):
             parse_override(f"a={value}")
     file.write_text('a: "\\U0001F600 é"', encoding="utf-8")
@@ -192,39 +192,39 @@ def test_a_value_that_is_no_yaml_is_refused_in_a_line_that_says_how_to_write_it(
         try:
             YAML(typ="safe").load(value)
         except YAMLError:
-            with pytest.raises(UserError, match=r"--set a.b=.*not valid YAML.*'a.b=\"") as found:
+            with pytest.raises(UserError, match=r"--set a.b=.*not valid YAML.*'a.b=\"") as error:
                 parse_override(f"a.b={value}")
-            assert "\n" not in str(found.value)
-            assert parse_override(str(found.value).split("--set '")[-1][:-1]) == {"a": {"b": value}}
-    with pytest.raises(UserError, match="close all quotes and brackets") as found:
+            assert "\n" not in str(error.value)
+            assert parse_override(str(error.value).split("--set '")[-1][:-1]) == {"a": {"b": value}}
+    with pytest.raises(UserError, match="close all quotes and brackets") as error:
         parse_override("a.b=[1, 2")
-    assert "\n" not in str(found.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("decimal", [".", ","])
 @pytest.mark.parametrize("words", [["phone", "desktop"], ["ad-1", "ad-2", "ad-3"], ["été", "7"]])
-def test_a_category_named_as_a_number_is_sent_to_the_categories(tmp_path, words, decimal):
+def test_a_text_column_among_continuous_ones_is_advised_to_be_categorical(tmp_path, words, decimal):
     rows = [f"{n % 2};{words[n % len(words)]};{n}" for n in range(60)]
     log = tmp_path / "log.csv"
     log.write_text("\n".join(["clicked;device;price", *rows]), encoding="utf-8")
     columns = {"labels": ["clicked"], "continuous": ["price", "device"]}
     given = Params({"ranking": {"source": {"columns": columns, "decimal": decimal}}})
     several = sum(word[0].isalpha() for word in words) > 1
-    with pytest.raises(UserError, match="device") as found:
+    with pytest.raises(UserError, match="device") as error:
         ingest("ranking", given.section("ranking.source"), log, tmp_path / "raw")
-    assert ("ranking.source.columns.categorical" in str(found.value)) == several
+    assert ("ranking.source.columns.categorical" in str(error.value)) == several
 
 
 @pytest.mark.parametrize("lacking", ["user_id", "item_id", "rating", "timestamp"])
-def test_a_column_that_a_log_of_ratings_may_lack_is_said_to_be(tmp_path, lacking):
+def test_a_missing_column_of_ratings_may_be_set_to_null_if_optional(tmp_path, lacking):
     names = [name for name in ("user_id", "item_id", "rating", "timestamp") if name != lacking]
     rows = [",".join(str(1_600_000_000 + n) for _ in names) for n in range(9)]
     (tmp_path / "log.csv").write_text("\n".join([",".join(names), *rows]), encoding="utf-8")
     given = Params({}).section("interactions.source")
-    with pytest.raises(UserError, match=f"no column '{lacking}'") as found:
+    with pytest.raises(UserError, match=f"no column '{lacking}'") as error:
         ingest("interactions", given, tmp_path / "log.csv", tmp_path / "raw")
     may_lack = lacking in ("rating", "timestamp")
-    assert ("set it to null if the log has none" in str(found.value)) == may_lack
+    assert ("set it to null if the log has none" in str(error.value)) == may_lack
     columns = {"interactions": {"source": {"columns": {lacking: None}}}}
     if may_lack:
         given = Params(columns).section("interactions.source")

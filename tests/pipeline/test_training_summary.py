@@ -66,7 +66,7 @@ def test_an_early_stop_says_so(features, tmp_path, capsys):
     assert "still improving" not in line
 
 
-def test_one_validation_tells_nothing(features, tmp_path, capsys):
+def test_one_validation_is_neither_improving_nor_an_early_stop(features, tmp_path, capsys):
     line, learned = trained(features, tmp_path, capsys, "epochs=1", "validate_every=1")
     assert not learned["still_improving"] and learned["stopped"] == "finished"
     assert "still improving" not in line and "stopped early" not in line

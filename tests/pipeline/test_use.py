@@ -115,7 +115,7 @@ def loaded_alone(recipe, params):
     return loaded(alone)
 
 
-def test_a_log_that_is_not_there_is_said(params, tmp_path, capsys):
+def test_a_missing_log_is_named(params, tmp_path, capsys):
     recipe = tmp_path / "shop.yaml"
     recipe.write_text("sessions: {source: {path: nowhere}}\n")
     use(recipe, params)
@@ -219,7 +219,7 @@ def without(tree, path):
 
 def pruned(tree, path):
     inner = without(tree, path)
-    if len(path) > 1 and len(path) > 0:
+    if len(path) > 1:
         block = inner
         for name in path[:-1]:
             block = block[name]
