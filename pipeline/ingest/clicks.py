@@ -10,7 +10,8 @@ from pydantic import Field, model_validator
 
 from pipeline.ingest.columns import Column, Kind
 from pipeline.ingest.criteo import CriteoSourceSettings, check_separator
-from pipeline.ingest.labels import LabelValues, advice, label_reader, wrong_labels
+from pipeline.ingest.label_advice import advice, wrong_labels
+from pipeline.ingest.labels import LabelValues, label_reader
 from pipeline.ingest.source import NamedColumns, SourceSettings
 from pipeline.ingest.table_source import TableSourceSettings
 

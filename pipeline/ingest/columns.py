@@ -256,9 +256,7 @@ def _times(column: Column, array: pa.Array) -> Converted:
 def with_hint(reason: str, value: object) -> str:
     """The reason why a value is bad; where it may stand for a missing one, with that remedy."""
     if isinstance(value, str) and value.strip().lower() in NULL_TEXTS:
-        return (
-            f"{reason.partition(' (')[0]} (if it stands for a missing value: setting null_values)"
-        )
+        return f"{reason.partition(' (')[0]} (if it means a missing value: setting null_values)"
     return reason
 
 

@@ -107,7 +107,7 @@ class CriteoReader:
 
 
 def is_parquet(path: Path) -> bool:
-    """Whether a file is Parquet, told by its first bytes."""
+    """Whether a file is Parquet, by its first bytes."""
     with open(path, "rb") as file:
         return file.read(4) == b"PAR1"
 

@@ -90,27 +90,27 @@ def read_rows(piece: Piece, wanted: list[str], max_line_bytes: int) -> Rows:
 
     block, dialect = piece.block, piece.dialect
     text = block.data if block.data.endswith(b"\n") or not block.data else block.data + b"\n"
-    found = np.empty((block.lines, 5), np.int64)
+    records = np.empty((block.lines, 5), np.int64)
     separator, doubled = ord(dialect.separator[0]), dialect.separator == TWO_COLONS
     quote = ord(dialect.quote) if dialect.quote else -1
     data = np.frombuffer(text, np.uint8)
     count, padded, several = rec.scan_records(
-        data, separator, doubled, quote, len(dialect.names), max_line_bytes, found
+        data, separator, doubled, quote, len(dialect.names), max_line_bytes, records
     )
-    found = found[:count]
-    lines = block.first_line + found[:, 4]
-    reasons = _byte_faults(text, found, block.encoding)
-    good = found[:, 2] == rec.OK
+    records = records[:count]
+    lines = block.first_line + records[:, 4]
+    reasons = _byte_faults(text, records, block.encoding)
+    good = records[:, 2] == rec.OK
     good[list(reasons)] = False
-    for index in np.flatnonzero(found[:, 2] != rec.OK).tolist():
-        line = text[found[index, 0] : found[index, 1]]
-        reason = _reason(found[index].tolist(), line, dialect, max_line_bytes, block.first_line)
+    for index in np.flatnonzero(records[:, 2] != rec.OK).tolist():
+        line = text[records[index, 0] : records[index, 1]]
+        reason = _reason(records[index].tolist(), line, dialect, max_line_bytes, block.first_line)
         reasons.setdefault(index, reason)
     bad = [
-        BadLine(int(lines[index]), *reasons[index], text[found[index, 0] : found[index, 1]])
+        BadLine(int(lines[index]), *reasons[index], text[records[index, 0] : records[index, 1]])
         for index in sorted(reasons)
     ]
-    kept = found[good]
+    kept = records[good]
     plain = text
     if padded:
         plain = rec.without_padding(text, kept, separator, doubled, quote)
@@ -126,7 +126,7 @@ def read_rows(piece: Piece, wanted: list[str], max_line_bytes: int) -> Rows:
     )
 
 
-def _byte_faults(text: bytes, found: np.ndarray, encoding: str) -> dict[int, tuple[str, str]]:
+def _byte_faults(text: bytes, records: np.ndarray, encoding: str) -> dict[int, tuple[str, str]]:
     """Records with a NUL byte or bytes of another encoding, sought one by one if there are any."""
     faults: dict[int, tuple[str, str]] = {}
     whole = True
@@ -137,7 +137,7 @@ def _byte_faults(text: bytes, found: np.ndarray, encoding: str) -> dict[int, tup
             whole = False
     if whole and b"\0" not in text:
         return faults
-    for index, (start, end) in enumerate(found[:, :2].tolist()):
+    for index, (start, end) in enumerate(records[:, :2].tolist()):
         line = text[start:end]
         if b"\0" in line:
             faults[index] = ("NUL byte", "the line holds a NUL byte")
@@ -216,5 +216,5 @@ def _parse(
         ),
     )
     if table.num_rows != rows:
-        raise AssertionError(f"{rows} records were found but {table.num_rows} were parsed")
+        raise AssertionError(f"{rows} records were counted but {table.num_rows} were parsed")
     return {name: table.column(at).combine_chunks() for name, at in positions.items()}

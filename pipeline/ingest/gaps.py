@@ -2,7 +2,7 @@
 
 Both work over the typed shards in buckets of rows that belong together (by hash), so that memory
 is bounded by ``BUCKET_ROWS`` (a few hundred bytes a row while a bucket is sorted), unless one user
-alone has more rows. What is found is kept by row in a file on disk (17 bytes a row for duplicates,
+alone has more rows. Their results are kept by row in a file on disk (17 bytes a row for duplicates,
 8 for sessions), and the shards are then rewritten one at a time. The result does not depend on the
 buckets.
 """
@@ -94,7 +94,7 @@ def _buckets(rows: int) -> int:
 
 
 def _find_duplicates(shards: list[dict[str, Any]], keep: np.ndarray, scratch: Path) -> None:
-    """Marks the first of all rows that agree in every column, told by a hash of 128 bits."""
+    """Marks the first of all rows that agree in every column, by a hash of 128 bits."""
     hashes = _memory(scratch, np.uint64, (2, len(keep)))
     for first, table in _shards(shards):
         frame = pl.from_arrow(table)

@@ -17,7 +17,7 @@ KEY = re.compile(r"^([^=]+)=(.*)$", re.DOTALL)
 CHECK_PATH = "check the path (--input, or the setting source.path)"
 """What to do where an input is not there."""
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
-# What may lie beside the logs in a folder without being one.
+# What may be next to the logs in a folder without being one.
 NOT_LOGS = re.compile(r"^[._]|^manifest\.json$|^readme|\.md$|^quarantine\.parquet$", re.IGNORECASE)
 
 

@@ -203,30 +203,30 @@ class _Lines:
 def read_rows(block: Block, keys: Keys) -> Rows:
     """A block → the wanted keys of its good lines; a missing key is null."""
     lines = block.data.split(b"\n")[: block.lines]
-    found = _Lines(keys, keys.tree(), block)
+    parsed = _Lines(keys, keys.tree(), block)
     if lines:
-        found.read(lines, 0)
+        parsed.read(lines, 0)
     arrays = {
-        path: _joined([part[path] for part in found.parts], keys.several.get(path))
+        path: _joined([part[path] for part in parsed.parts], keys.several.get(path))
         for path in keys.paths
     }
     return Rows(
         arrays,
-        block.first_line + np.array(found.good, np.int64),
-        lambda row: lines[found.good[row]],
-        [*block.bad, *found.bad],
+        block.first_line + np.array(parsed.good, np.int64),
+        lambda row: lines[parsed.good[row]],
+        [*block.bad, *parsed.bad],
         block.bytes_read,
     )
 
 
 def first_keys(block: Block) -> list[str]:
     """The keys in a block's first lines and the paths to those within, in order of appearance."""
-    found: dict[str, None] = {}
+    keys: dict[str, None] = {}
     for line in islice(block.data.splitlines(), LINES_LOOKED_AT):
         record = read_object(line)[0] or {}
-        found.update(dict.fromkeys(paths_of(record)))
-        found.update(dict.fromkeys(record))
-    return list(found)
+        keys.update(dict.fromkeys(paths_of(record)))
+        keys.update(dict.fromkeys(record))
+    return list(keys)
 
 
 def absent_keys(blocks: Iterable[Block], paths: Collection[str]) -> set[str]:

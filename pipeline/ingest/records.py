@@ -1,12 +1,11 @@
 """Where the records of delimited text begin and end, and which of them are malformed.
 
-The rules are RFC 4180's and those of pyarrow's CSV parser, which reads the good records
-afterwards: a quote is special only at the start of a field, a doubled quote within quotes stands
-for one, and a quoted field may hold line ends. One that does must end before a separator or a line
-end, and within ``max_line`` bytes of its record's start: else the quote was a stray one. No line
-from there on is then a record, up to the line where the next quote shows that the field cannot
-have begun there, or where the limit is reached. Blanks around fields, outside quotes, are none of
-theirs.
+The rules are RFC 4180's and those of pyarrow's CSV parser, which reads the good records afterwards:
+a quote is special only at the start of a field, a doubled quote within quotes is one quote of the text,
+and a quoted field may hold line ends. One that does must end before a separator or a line end, and
+within ``max_line`` bytes of its record's start: else the quote was a stray one. No line from there
+on is then a record, up to the line where the next quote shows that the field cannot have begun
+there, or where the limit is reached. Blanks around fields, outside quotes, are none of theirs.
 """
 
 import numpy as np
@@ -105,7 +104,7 @@ def scan_records(text, separator, doubled, quote, fields, max_line, records):
         quote: the byte around quoted fields, or -1.
         fields: how many a record must have.
         max_line: longer records are bad.
-        records: int64 ``(lines, 5)``, out: start, end (line end left out), code, fields found
+        records: int64 ``(lines, 5)``, out: start, end (line end left out), code, number of fields
             (of a CONTINUED line: the line that it belongs to), line, counted from 0.
 
     Returns:
@@ -116,14 +115,14 @@ def scan_records(text, separator, doubled, quote, fields, max_line, records):
     padded = several = False
     while position < text.size:
         start = position
-        found, at_start, broken, returned, later = 1, True, False, False, False
+        count, at_start, broken, returned, later = 1, True, False, False, False
         while text[position] != _NEWLINE:
             byte = text[position]
             position += 1
             if byte == separator and (not doubled or text[position] == separator):
                 padded |= position - 2 >= start and _blank(text[position - 2], separator)
                 position += doubled
-                found += 1
+                count += 1
                 at_start = True
                 continue
             if at_start and _blank(byte, separator):
@@ -152,18 +151,18 @@ def scan_records(text, separator, doubled, quote, fields, max_line, records):
             code = UNCLOSED
         elif end - start > max_line:
             code = TOO_LONG
-        elif found != fields:
+        elif count != fields:
             code = FIELD_COUNT
         elif returned:
             code = RETURN
         several |= later
         if later and code != OK:
-            row, line = _each_line(text, start, position, code, found, row, line, records)
+            row, line = _each_line(text, start, position, code, count, row, line, records)
         else:
             records[row, 0] = start
             records[row, 1] = end
             records[row, 2] = code
-            records[row, 3] = found
+            records[row, 3] = count
             records[row, 4] = line
             row += 1
             line += 1
@@ -175,7 +174,7 @@ def scan_records(text, separator, doubled, quote, fields, max_line, records):
 
 
 @compiled
-def _each_line(text, start, end, code, found, row, line, records):
+def _each_line(text, start, end, code, count, row, line, records):
     """Notes the lines of a malformed record, one by one; ``end`` is that of its last line."""
     first = line
     for position in range(start, end + 1):
@@ -187,7 +186,7 @@ def _each_line(text, start, end, code, found, row, line, records):
         records[row, 0] = start
         records[row, 1] = stop
         records[row, 2] = code if line == first else CONTINUED
-        records[row, 3] = found if line == first else first
+        records[row, 3] = count if line == first else first
         records[row, 4] = line
         row += 1
         line += 1

@@ -29,7 +29,7 @@ class NamedColumns(Settings):
 
 
 class SourceSettings(Settings):
-    """Where a raw log lies, and how much of it may be bad."""
+    """Where a raw log is, and how much of it may be bad."""
 
     path: str | list[str] | None = None
     """A file, a folder, a glob, or a list of these. Folders and globs are read in natural order

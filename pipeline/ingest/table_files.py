@@ -130,15 +130,15 @@ class TableFiles:
         try:
             with pq.ParquetFile(file.path) as parquet:
                 schema = parquet.schema_arrow
-                found = [name for name in self.wanted if has_field(schema, name)]
-                paths = [name for name in found if name not in schema.names]
+                present = [name for name in self.wanted if has_field(schema, name)]
+                paths = [name for name in present if name not in schema.names]
                 self._check_columns(file, [*schema.names, *paths], "in Parquet")
-                tops = [name if name in schema.names else name.split(".")[0] for name in found]
+                tops = [name if name in schema.names else name.split(".")[0] for name in present]
                 row, total = 1, max(1, parquet.metadata.num_rows)
                 for batch in parquet.iter_batches(PARQUET_ROWS, columns=[*dict.fromkeys(tops)]):
                     arrays = {
                         name: batch.column(top) if name == top else _inner(batch.column(top), name)
-                        for name, top in zip(found, tops, strict=True)
+                        for name, top in zip(present, tops, strict=True)
                     }
                     rows = pa.RecordBatch.from_pydict(arrays)
                     yield Batch(rows, row, file.size * batch.num_rows // total)
@@ -224,15 +224,15 @@ class TableFiles:
         """Looks for all keys once, beyond the beginning of the log where they are not there."""
         if self._keys_known:
             return
-        found = jsonlines.first_keys(block)
-        absent = [name for name in self.wanted if name not in found and name not in file.keys]
-        if not found:
+        keys = jsonlines.first_keys(block)
+        absent = [name for name in self.wanted if name not in keys and name not in file.keys]
+        if not keys:
             return
         self._keys_known = True
-        self.seen |= dict.fromkeys(found)
+        self.seen |= dict.fromkeys(keys)
         if absent:
             late = set(absent) - self._absent_everywhere(absent)
-            self._check_columns(file, [*found, *late], "as keys of JSON lines")
+            self._check_columns(file, [*keys, *late], "as keys of JSON lines")
             for name in sorted(late):
                 say(f"warning: {file.path}: no key '{name}' in its first lines; it comes later")
 

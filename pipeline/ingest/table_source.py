@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from pipeline.ingest.dialect import TWO_COLONS
 from pipeline.ingest.source import SourceSettings
@@ -19,9 +19,9 @@ class TableSourceSettings(SourceSettings):
 
     format: Literal["auto", "csv", "jsonl", "parquet"] = "auto"
     """Kind of file. auto: by extension (.csv .tsv .txt .jsonl .ndjson .parquet; of text also with
-    .gz .bz2 .xz .zst), else by its first bytes. csv stands for any text with a separator."""
+    .gz .bz2 .xz .zst), else by its first bytes. csv is any text with a separator."""
 
-    encoding: str = UTF8
+    encoding: Annotated[str, AfterValidator(encoding_name)] = UTF8
     """What the text is in: utf-8, cp1252, latin-1, utf-16 and all others that Python knows. A
     byte-order mark at the start of a file is left out."""
 
@@ -31,7 +31,7 @@ class TableSourceSettings(SourceSettings):
 
     quote: str = '"'
     """The character around fields that hold separators or line ends; twice within such a field, it
-    stands for itself. '' if quotes mean nothing."""
+    is one quote. '' if quotes mean nothing."""
 
     column_names: list[str] | None = None
     """Names of the columns, in order, for text files without a header row."""
@@ -54,7 +54,7 @@ class TableSourceSettings(SourceSettings):
     thousands: Literal["", ".", ",", " ", "'"] = ""
     """The mark between groups of three digits of numbers in text."""
 
-    time_format: str = "auto"
+    time_format: Annotated[str, AfterValidator(check_format)] = "auto"
     """unix_s (fractions allowed), unix_ms, unix_us, unix_ns, iso (ISO 8601, also without marks
     between), or a form of one's own as of strptime: "%d/%b/%Y:%H:%M:%S %z", "%m/%d/%Y %I:%M:%S %p".
     auto: by the beginning of the log, and named in the manifest; times that would be before
@@ -77,15 +77,10 @@ class TableSourceSettings(SourceSettings):
         if value is None or 2 * count < bad or count < 3:
             return None
         return (
-            f"Of these, {count:,} have {value[1]!r} there. If that stands for a missing value, add "
+            f"Of these, {count:,} have {value[1]!r} there. If that means a missing value, add "
             f"it to null_values (now {self.null_values}); else mend the log or its settings, or "
             "raise max_bad_fraction to leave these lines out."
         )
-
-    @field_validator("time_format")
-    @classmethod
-    def _time_format(cls, value: str) -> str:
-        return check_format(value)
 
     @field_validator("time_zone")
     @classmethod
@@ -116,11 +111,6 @@ class TableSourceSettings(SourceSettings):
                 "separator must be one ASCII character, a name such as tab, two colons or auto"
             )
         return value
-
-    @field_validator("encoding")
-    @classmethod
-    def _encoding(cls, value: str) -> str:
-        return encoding_name(value)
 
     @field_validator("quote")
     @classmethod

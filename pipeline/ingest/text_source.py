@@ -164,7 +164,7 @@ class TextSource:
 
 
 def _unreadable(error: UnicodeError) -> tuple[str | bytes, int]:
-    """What stands for text that cannot be decoded or encoded, and where to go on."""
+    """The replacement of text that cannot be decoded or encoded, and where to go on."""
     assert isinstance(error, UnicodeDecodeError | UnicodeEncodeError)
     if isinstance(error, UnicodeEncodeError):
         return UNREADABLE * (error.end - error.start), error.end

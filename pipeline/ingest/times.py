@@ -134,7 +134,7 @@ def _from_floats(array: pa.Array, format: str) -> tuple[pa.Array, np.ndarray]:
 
 
 def _as_text(array: pa.Array, form: Form | None) -> pa.Array:
-    """Texts to read; a number that stands for digits has its leading zeros again."""
+    """Texts to read; a number whose digits are a date has its leading zeros again."""
     if family(array.type) == "text":
         return pc.utf8_trim_whitespace(array)
     text, bad = to_texts(array)

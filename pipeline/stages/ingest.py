@@ -29,7 +29,7 @@ from pipeline.ingest.events import EventReader
 from pipeline.ingest.faults import GuessContradicted
 from pipeline.ingest.generated import GENERATED, generated_log
 from pipeline.ingest.inputs import InputFile, list_inputs, named_inputs
-from pipeline.ingest.labels import check_classes
+from pipeline.ingest.label_advice import check_classes
 from pipeline.ingest.lists import SessionRows
 from pipeline.ingest.progress import FileReport
 from pipeline.ingest.publish import (
@@ -74,7 +74,7 @@ def ingest(
 ) -> dict[str, Any]:
     """Reads raw logs into ``output``: ``part-*.parquet``, ``manifest.json``, and
     ``quarantine.parquet`` if any line was bad. ``output`` is replaced whole or not at all. A run
-    that was stopped, even killed, leaves its finished shards beside it for the next one.
+    that was stopped, even killed, leaves its finished shards next to it for the next one.
 
     Args:
         recipe: ``ranking``, ``sessions`` or ``interactions``; it decides the settings' class.

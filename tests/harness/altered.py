@@ -99,7 +99,7 @@ class Bench:
     ) -> dict[str, Any] | None:
         output = self.folder / "raw"
         try:
-            found = ingest(recipe, settings, log, output)
+            manifest = ingest(recipe, settings, log, output)
         except UserError as error:
             count.refused += max(0, expected)
             named = (str(log), "no line", "source.")  # the file, or a setting of the whole log
@@ -113,13 +113,13 @@ class Bench:
         bad = output / "quarantine.parquet"
         quarantined = pq.read_metadata(bad).num_rows if bad.exists() else 0
         if expected < 0:
-            expected = found["rows_read"]
+            expected = manifest["rows_read"]
             count.lines += expected
         count.written += written
         count.quarantined += quarantined
-        if written + quarantined != expected or found["rows_read"] != expected:
+        if written + quarantined != expected or manifest["rows_read"] != expected:
             count.faults.append(f"{expected} lines, but {written} written, {quarantined} set aside")
-        return found
+        return manifest
 
 
 def lines_of(data: bytes) -> int:

@@ -162,7 +162,7 @@ def packed(bench: "Bench", step: int) -> None:
             bench.try_input(f"{kind}, {name}", reader.recipe, log, reader.settings, lines=lines)
             for how, altered in alterations(log["log.bin"], 3 * step, (0x00, 0xFF)):
                 if len(altered) < 12:
-                    continue  # too short to be told
+                    continue  # too short to decide
                 lines = None
                 if how == "cut off" and kind in UNPACK:
                     reached = UNPACK[kind]().decompress(altered)

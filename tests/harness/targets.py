@@ -148,9 +148,9 @@ def answers(loaded: Bundle, raw: Path) -> bytes:
     """What a bundle makes of an ingested log: scores or lists."""
     manifest = read_json(raw / "manifest.json")
     if loaded.recipe == "ranking":
-        found = np.concatenate(list(clicks.probabilities(loaded, raw, manifest)))
-        tables.check_finite(found, str, loaded.folder)
-        return found.tobytes()
+        probabilities = np.concatenate(list(clicks.probabilities(loaded, raw, manifest)))
+        tables.check_finite(probabilities, str, loaded.folder)
+        return probabilities.tobytes()
     events = next_items.read_events(loaded, raw, manifest, ["session_id"])
     return next_items.lists_of(loaded, events, 5).write_csv().encode()
 

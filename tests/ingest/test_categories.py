@@ -55,19 +55,19 @@ def test_every_format_gives_the_same_lists(run, tmp_path, seed, kind):
     expected = [row or None for row in rows]  # an empty list is a missing one
     for name in NAMES:
         path = written(tmp_path, name, rows, separator)
-        found = run("ranking", path, columns=COLUMNS, multi_value_separator=separator)
+        result = run("ranking", path, columns=COLUMNS, multi_value_separator=separator)
         element = pa.int64() if kind == "integers" else pa.string()
-        assert found.table.schema.field("tags").type == pa.list_(element), name
-        assert found.table["tags"].to_pylist() == expected, name
-        assert found.manifest["resolved"]["types"] == {
+        assert result.table.schema.field("tags").type == pa.list_(element), name
+        assert result.table["tags"].to_pylist() == expected, name
+        assert result.manifest["resolved"]["types"] == {
             "tags": "integer" if kind == "integers" else "string"
         }
 
 
 def test_blanks_empty_parts_and_missing_values_are_left_out(run, write):
     path = write("log.csv", "click,tags\n0, a | b||\n1,|\n0,-|c\n1,-\n0,\n")
-    found = run("ranking", path, columns=COLUMNS, null_values=["", "-"])
-    assert found.table["tags"].to_pylist() == [["a", "b"], None, ["c"], None, None]
+    result = run("ranking", path, columns=COLUMNS, null_values=["", "-"])
+    assert result.table["tags"].to_pylist() == [["a", "b"], None, ["c"], None, None]
 
 
 def test_json_lines_of_all_forms(run, write):
@@ -84,8 +84,8 @@ def test_json_lines_of_all_forms(run, write):
         ["ü", "a|b"],
     ]
     text = "\n".join(json.dumps({"click": i % 2, "tags": v}) for i, v in enumerate(lines))
-    found = run("ranking", write("log.jsonl", text), columns=COLUMNS)
-    assert found.table["tags"].to_pylist() == [
+    result = run("ranking", write("log.jsonl", text), columns=COLUMNS)
+    assert result.table["tags"].to_pylist() == [
         *(["a"], ["b", "c"], ["5"], None, ["1", "2"], ['["x"]'], ['{"k": 1}'], ["true"], None),
         ["ü", "a|b"],
     ]
@@ -95,32 +95,32 @@ def test_a_path_through_lists_of_objects(run, write):
     lines = [[{"id": 1, "name": "Action"}, {"id": 2, "name": "Drama"}], [], None, [{"id": 3}]] * 30
     text = "\n".join(json.dumps({"click": i % 2, "genres": v}) for i, v in enumerate(lines))
     columns = {"labels": ["click"], "multi_valued": ["genres.name"]}
-    found = run("ranking", write("log.jsonl", text), columns=columns)
-    assert found.table["genres.name"].to_pylist() == [["Action", "Drama"], None, None, None] * 30
+    result = run("ranking", write("log.jsonl", text), columns=columns)
+    assert result.table["genres.name"].to_pylist() == [["Action", "Drama"], None, None, None] * 30
 
 
 def test_a_later_text_among_integers_makes_all_texts(run, write):
     lines = [f"{i % 2},{i}|{i + 1}" for i in range(2000)]
     path = write("log.csv", "\n".join(["click,tags", *lines, "1,7|x"]))
-    found = run("ranking", path, columns=COLUMNS, block_bytes=4096)
-    assert found.table["tags"].to_pylist()[-2:] == [["1999", "2000"], ["7", "x"]]
+    result = run("ranking", path, columns=COLUMNS, block_bytes=4096)
+    assert result.table["tags"].to_pylist()[-2:] == [["1999", "2000"], ["7", "x"]]
 
 
 def test_bad_values_are_quarantined_by_file_line_and_column(run, write):
     path = write("log.csv", "click,tags\n0,1|2\n1,3|x\n0,4|007\n1,5\n")
-    found = run("ranking", path, columns=COLUMNS, types={"tags": "integer"})
-    assert found.table["tags"].to_pylist() == [[1, 2], [5]]
-    assert [line["line"] for line in found.bad] == [3, 4]
-    assert "tags: not a 64-bit integer (setting types.tags" in found.bad[0]["reason"]
-    assert "'3|x'" in found.bad[0]["reason"]
+    result = run("ranking", path, columns=COLUMNS, types={"tags": "integer"})
+    assert result.table["tags"].to_pylist() == [[1, 2], [5]]
+    assert [line["line"] for line in result.bad] == [3, 4]
+    assert "tags: not a 64-bit integer (setting types.tags" in result.bad[0]["reason"]
+    assert "'3|x'" in result.bad[0]["reason"]
 
 
 def test_numbers_that_a_float_may_have_rounded(run, tmp_path):
     rows = [[1.0, 2.0], [float(2**53 + 2)], [float("nan")], None]
     pq.write_table(pa.table({"click": [0, 1, 0, 1], "tags": rows}), tmp_path / "log.parquet")
-    found = run("ranking", tmp_path / "log.parquet", columns=COLUMNS, types={"tags": "integer"})
-    assert found.table["tags"].to_pylist() == [[1, 2], None, None]
-    assert "not exact" in found.bad[0]["reason"]
+    result = run("ranking", tmp_path / "log.parquet", columns=COLUMNS, types={"tags": "integer"})
+    assert result.table["tags"].to_pylist() == [[1, 2], None, None]
+    assert "not exact" in result.bad[0]["reason"]
 
 
 @pytest.mark.parametrize("kind", [pa.list_(pa.list_(pa.int64())), pa.struct([("a", pa.int64())])])

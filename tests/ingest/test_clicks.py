@@ -74,7 +74,7 @@ def test_a_bad_line_is_set_aside_with_its_reason(run, write, line, reason):
 
 
 @pytest.mark.parametrize(
-    ("tree", "told"),
+    ("tree", "message"),
     [
         ({"columns": {"labels": []}}, "labels"),
         ({"columns": {"labels": ["a"]}}, "at least one categorical or continuous"),
@@ -87,8 +87,8 @@ def test_a_bad_line_is_set_aside_with_its_reason(run, write, line, reason):
         ({"separator": "::"}, "separator must be one ASCII character"),
     ],
 )
-def test_settings_that_do_not_agree(tree, told):
-    with pytest.raises(UserError, match=told):
+def test_settings_that_do_not_agree(tree, message):
+    with pytest.raises(UserError, match=message):
         validate(ClickSourceSettings, tree, "p.yaml")
 
 

@@ -260,22 +260,22 @@ def test_what_was_told_from_a_log_can_be_given_back(run, write, name, separator)
         "extra_categorical": ["b"],
         "vectors": ["v"],
     }
-    found = run("sessions", write(name, text), **tree)
+    result = run("sessions", write(name, text), **tree)
     types = {"session_id": "string", "item_id": "integer", "b": "string"}
-    told = {
+    resolved = {
         "types": types,
         "widths": {"v": 2},
         "time_format": "unix_ms",
         "first_time": "1991-01-01",
     }
-    assert found.manifest["resolved"] == told | ({"separator": separator} if separator else {})
+    assert result.manifest["resolved"] == resolved | ({"separator": separator} if separator else {})
     other = write("other.csv", text.replace("x1", "7").replace("red", "7").replace("1, 2.5", "1"))
     if separator:
         with pytest.raises(UserError, match="v: not a vector of 2 finite numbers"):
-            run("sessions", other, **tree, **found.manifest["resolved"])
+            run("sessions", other, **tree, **result.manifest["resolved"])
         other = write("other.csv", text.replace("x1", "7").replace("red", "7"))
-        again = run("sessions", other, **tree, **found.manifest["resolved"])
-        assert again.manifest["resolved"] == found.manifest["resolved"]
+        again = run("sessions", other, **tree, **result.manifest["resolved"])
+        assert again.manifest["resolved"] == result.manifest["resolved"]
         assert again.rows[0]["b"] == "7"
 
 
@@ -333,14 +333,14 @@ def test_sessions_by_user_and_gap(tmp_path_factory, monkeypatch, events):
         "test",
     )
     record = ingest("sessions", chosen, folder / "a.csv", folder / "raw")
-    found = [pq.read_table(folder / "raw" / shard["file"]) for shard in record["shards"]]
-    table = pa.concat_tables(found)
+    tables = [pq.read_table(folder / "raw" / shard["file"]) for shard in record["shards"]]
+    table = pa.concat_tables(tables)
     assert table["item_id"].to_pylist() == list(range(len(events)))
     assert table["session_id"].to_pylist() == by_hand(events, 600)
 
 
 @pytest.mark.parametrize(
-    "name, text, told",
+    "name, text, message",
     [
         ("a.csv", "", "empty"),
         ("a.csv", "SessionId,ItemId,Time\n", "nothing but a header row"),
@@ -353,16 +353,16 @@ def test_sessions_by_user_and_gap(tmp_path_factory, monkeypatch, events):
         ("a.parquet", "not parquet", "this is not Parquet data"),
     ],
 )
-def test_one_clear_message(run, write, tmp_path, name, text, told):
+def test_one_clear_message(run, write, tmp_path, name, text, message):
     path = write(name, text)
     with pytest.raises(UserError) as error:
         run("sessions", path, columns=COLUMNS)
-    assert told in str(error.value) and str(path) in str(error.value)
+    assert message in str(error.value) and str(path) in str(error.value)
     assert not (tmp_path / "raw").exists()
 
 
 @pytest.mark.parametrize(
-    "tree, told",
+    "tree, message",
     [
         ({"columns": {"session_id": None}}, "give columns.user_id and session_gap_minutes$"),
         ({"columns": {"session_id": None, "user_id": "u"}}, "give session_gap_minutes$"),
@@ -374,8 +374,8 @@ def test_one_clear_message(run, write, tmp_path, name, text, told):
         ({"path": ""}, "path is empty"),
     ],
 )
-def test_settings_that_do_not_agree(tree, told):
-    with pytest.raises(UserError, match=told.replace(".", r"\.")):
+def test_settings_that_do_not_agree(tree, message):
+    with pytest.raises(UserError, match=message.replace(".", r"\.")):
         validate(ClickstreamSourceSettings, tree, "test")
 
 
@@ -460,17 +460,17 @@ def test_against_polars_on_real_logs(run, real_data: Path):
         block_bytes=10**6,
         max_bad_fraction=0,
     )
-    found = pl.from_arrow(result.table)
-    assert found["session_id"].equals(plain["session_id"])
-    assert found["item_id"].equals(plain["item_id"])
-    assert found["timestamp"].dt.epoch("s").equals(plain["timestamp"])
-    assert found["price"].equals(plain["price_log_norm"].cast(pl.Float32))
+    table = pl.from_arrow(result.table)
+    assert table["session_id"].equals(plain["session_id"])
+    assert table["item_id"].equals(plain["item_id"])
+    assert table["timestamp"].dt.epoch("s").equals(plain["timestamp"])
+    assert table["price"].equals(plain["price_log_norm"].cast(pl.Float32))
 
     yoochoose = real_data / "yoochoose" / "clicks_100k_test.tsv.gz"
     plain = pl.read_csv(gzip.decompress(yoochoose.read_bytes()), separator="\t")
-    found = pl.from_arrow(run("sessions", yoochoose, columns=COLUMNS, max_bad_fraction=0).table)
-    assert found["item_id"].equals(plain["ItemId"])
-    assert (found["timestamp"].dt.epoch("ms") / 1000 - plain["Time"]).abs().max() < 1e-3
+    table = pl.from_arrow(run("sessions", yoochoose, columns=COLUMNS, max_bad_fraction=0).table)
+    assert table["item_id"].equals(plain["ItemId"])
+    assert (table["timestamp"].dt.epoch("ms") / 1000 - plain["Time"]).abs().max() < 1e-3
 
 
 def test_movielens(tmp_path, real_data: Path):

@@ -73,10 +73,10 @@ def test_any_values_of_any_types(runs, paths):
     rows = jsonlines.read_rows(Block(data, 1, len(records), 0), jsonlines.Keys(paths))
     assert not rows.bad
     for path in paths:
-        found = [text(value) for value in rows.arrays[path].to_pylist()]
+        values = [text(value) for value in rows.arrays[path].to_pylist()]
         expected = [text(walk(record, path)) for record in records]
         # As floats, numbers with fractions are written in one way of several.
-        assert [plain(value) for value in found] == [plain(value) for value in expected]
+        assert [plain(value) for value in values] == [plain(value) for value in expected]
 
 
 def plain(value: str | None):

@@ -132,9 +132,9 @@ def test_a_decimal_comma_of_labels_is_named(run, tmp_path):
     assert "max_bad_fraction to leave" not in str(failed.value)  # no line would be left
 
 
-def pasted(told):
+def pasted(message):
     """The setting that a message gives, as settings."""
-    setting = told[told.index("ranking.source.") :].split("ranking.source.")[1].rstrip(".")
+    setting = message[message.index("ranking.source.") :].split("ranking.source.")[1].rstrip(".")
     name, _, value = setting.partition(": ")
     return {name: YAML(typ="safe").load(value)}
 
@@ -165,7 +165,7 @@ def test_lines_that_are_bad_for_many_reasons_may_be_left_out(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("tree", "told"),
+    ("tree", "message"),
     [
         ({"label_values": {"buy": {"positive": [1]}}}, "label_values.buy: no such label"),
         ({"label_thresholds": {"buy": 1}}, "label_thresholds.buy: no such label"),
@@ -177,6 +177,6 @@ def test_lines_that_are_bad_for_many_reasons_may_be_left_out(run, tmp_path):
         ),
     ],
 )
-def test_settings_that_do_not_fit_are_named(tree, told):
-    with pytest.raises(UserError, match=told):
+def test_settings_that_do_not_fit_are_named(tree, message):
+    with pytest.raises(UserError, match=message):
         validate(ClickSourceSettings, {"columns": COLUMNS, **tree}, "test")

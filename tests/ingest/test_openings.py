@@ -1,4 +1,4 @@
-"""What comes before the first record of a text file, and how the separator is told."""
+"""What comes before the first record of a text file, and how the separator is detected."""
 
 import pytest
 

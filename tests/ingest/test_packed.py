@@ -103,17 +103,17 @@ def test_cut_off_or_damaged(tmp_path, suffix):
     path = tmp_path / f"a.{suffix}"
     for length in [*range(12, 40, 3), *draw.sample(range(40, len(packed)), 10), len(packed) - 1]:
         path.write_bytes(packed[:length])
-        found, fault = read(path, 1 << 16)
-        assert data.startswith(found) and "ends early" in fault, length
-    assert len(found) > len(data) / 2
+        output, fault = read(path, 1 << 16)
+        assert data.startswith(output) and "ends early" in fault, length
+    assert len(output) > len(data) / 2
     for place in draw.sample(range(40, len(packed) - 40), 10):
         path.write_bytes(packed[:place] + bytes([packed[place] ^ 255]) + packed[place + 1 :])
-        found, fault = read(path, 1 << 16)
+        output, fault = read(path, 1 << 16)
         assert fault or suffix == "zst", place  # pyarrow writes zstd without checksums
     path.write_bytes(packed + b"something else")
-    found, fault = read(path, 1 << 16)
-    assert data.startswith(found) and fault
-    assert len(found) > len(data) - 5000
+    output, fault = read(path, 1 << 16)
+    assert data.startswith(output) and fault
+    assert len(output) > len(data) - 5000
 
 
 def orc() -> bytes:

@@ -41,9 +41,9 @@ def test_keys_of_folders_are_columns(run, tmp_path, kind):
     columns = {**COLUMNS, "category": "date", "brand": "hour"}
     for path in (log, f"{log}/*/*/*.{kind}", f"{log}/**/*.{kind}"):
         result = run("sessions", path, columns=columns, max_bad_fraction=0)
-        found = [(row["session_id"], row["category"], row["brand"]) for row in result.rows]
+        rows = [(row["session_id"], row["category"], row["brand"]) for row in result.rows]
         order = ["2021-01-01", "2021-01-02", "2021-01-10"]
-        assert found == [
+        assert rows == [
             (100 * days.index(day) + hour, day, hour) for day in order for hour in (9, 10)
         ]
 

@@ -27,15 +27,15 @@ def records(data: bytes, folder: Path, separator: str, block: int, limit: int) -
     path.write_bytes(data)
     source = TextSource(path)
     layout = Layout(separator, '"', ["a", "b", "c"], ["a", "b", "c"])
-    found = []
+    output = []
     for piece in delimited.pieces(source, layout, block, limit):
         rows = delimited.read_rows(piece, ["a", "b", "c"], limit)
         if len(rows.lines):
             columns = [rows.arrays[name].to_pylist() for name in "abc"]
-            found += zip(rows.lines.tolist(), zip(*columns, strict=True), strict=True)
-        found += [(bad.line, None) for bad in rows.bad]
+            output += zip(rows.lines.tolist(), zip(*columns, strict=True), strict=True)
+        output += [(bad.line, None) for bad in rows.bad]
     source.close()
-    return sorted(found, key=lambda record: record[0])
+    return sorted(output, key=lambda record: record[0])
 
 
 def expected(data: bytes, separator: str, limit: int) -> list:
@@ -76,10 +76,10 @@ def test_what_a_writer_quotes_comes_back(tmp_path_factory, rows, separator, end,
     writer = csv.writer(out, delimiter=separator, lineterminator=end, quoting=csv.QUOTE_ALL)
     writer.writerows(rows)
     data = out.getvalue().encode()
-    found = records(data, tmp_path_factory.getbasetemp(), separator, block, 5000)
-    assert [fields for _, fields in found] == rows
+    output = records(data, tmp_path_factory.getbasetemp(), separator, block, 5000)
+    assert [fields for _, fields in output] == rows
     ends = [1 + "".join(row).count("\n") for row in rows]
-    assert [line for line, _ in found] == [1 + sum(ends[:n]) for n in range(len(rows))]
+    assert [line for line, _ in output] == [1 + sum(ends[:n]) for n in range(len(rows))]
 
 
 def test_what_follows_an_open_quote_is_no_event(run, write):

@@ -38,10 +38,10 @@ def folder(tmp_path):
 def test_events_in_the_order_of_their_lists(run, folder):
     path = folder("a", table())
     columns = {**COLUMNS, "price": "price", "user_id": "user"}
-    found = run("sessions", path, layout="sessions", columns=columns, time_format="unix_s").rows
+    rows = run("sessions", path, layout="sessions", columns=columns, time_format="unix_s").rows
     assert [
         (row["session_id"], row["item_id"], row["timestamp"].timestamp(), row["price"])
-        for row in found
+        for row in rows
     ] == [
         (7, 1, 100, 0.5),
         (7, 2, 200, None),
@@ -50,30 +50,30 @@ def test_events_in_the_order_of_their_lists(run, folder):
         (9, 3, 50, 3.0),
         (9, 4, 60, 4.0),
     ]
-    assert [row["user_id"] for row in found] == ["a", "a", "a", "b", None, None]
+    assert [row["user_id"] for row in rows] == ["a", "a", "a", "b", None, None]
 
 
 def test_lists_of_unequal_length_are_set_aside(run, folder):
     path = folder("a", table(at=[[100, 200], [150], [50, 60]]))
-    found = run("sessions", path, layout="sessions", columns=COLUMNS, time_format="unix_s")
-    assert [row["session_id"] for row in found.rows] == [8, 9, 9]
-    assert found.reasons == [(1, "at: 2 values, items: 3")]
-    assert "'sid': 7" in found.bad[0]["text"] or '"sid": 7' in found.bad[0]["text"]
+    result = run("sessions", path, layout="sessions", columns=COLUMNS, time_format="unix_s")
+    assert [row["session_id"] for row in result.rows] == [8, 9, 9]
+    assert result.reasons == [(1, "at: 2 values, items: 3")]
+    assert "'sid': 7" in result.bad[0]["text"] or '"sid": 7' in result.bad[0]["text"]
 
 
 def test_a_missing_item_is_set_aside_with_its_row(run, folder):
     path = folder("a", table(items=[[1, None, 2], [5], [3, 4]]))
-    found = run("sessions", path, layout="sessions", columns=COLUMNS, time_format="unix_s")
-    assert [row["item_id"] for row in found.rows] == [1, 2, 5, 3, 4]
-    assert found.reasons == [(1, "items: missing")]
+    result = run("sessions", path, layout="sessions", columns=COLUMNS, time_format="unix_s")
+    assert [row["item_id"] for row in result.rows] == [1, 2, 5, 3, 4]
+    assert result.reasons == [(1, "items: missing")]
 
 
 def test_without_times_each_folder_is_a_day(run, folder):
     columns = {"session_id": None, "item_id": "items", "timestamp": None}
     paths = [folder("d9", table()), folder("d9", table()), folder("d10", table())]
-    found = run("sessions", [paths[0], paths[1], paths[2]], layout="sessions", columns=columns)
+    result = run("sessions", [paths[0], paths[1], paths[2]], layout="sessions", columns=columns)
     sessions = {}
-    for row in found.rows:
+    for row in result.rows:
         sessions.setdefault(row["session_id"], []).append(row)
     assert len(sessions) == 9
     for number, (session, rows) in enumerate(sorted(sessions.items())):
@@ -84,7 +84,7 @@ def test_without_times_each_folder_is_a_day(run, folder):
     starts = [rows[0]["timestamp"].time() for rows in sessions.values()]
     assert len(set(starts)) == 9
     again = run("sessions", paths, layout="sessions", columns=columns)
-    assert again.rows == found.rows
+    assert again.rows == result.rows
 
 
 @pytest.mark.parametrize(

@@ -35,10 +35,10 @@ def text_log(write, texts):
 
 
 def read(run, path, **tree):
-    """Milliseconds by row, and what was found."""
-    found = run("sessions", path, columns=COLUMNS, **tree)
-    milliseconds = found.table["timestamp"].cast(pa.int64()).to_pylist()
-    return dict(zip(found.table["item_id"].to_pylist(), milliseconds, strict=True)), found
+    """Milliseconds by row, and the result."""
+    result = run("sessions", path, columns=COLUMNS, **tree)
+    milliseconds = result.table["timestamp"].cast(pa.int64()).to_pylist()
+    return dict(zip(result.table["item_id"].to_pylist(), milliseconds, strict=True)), result
 
 
 def milliseconds_of(time: datetime) -> int:
@@ -64,8 +64,8 @@ def test_a_timestamp_with_a_zone_is_an_instant(run, tmp_path, unit, zone):
     whole += [milliseconds_of(time) * PER_SECOND[unit] // 1000 for time in odd]
     times = pa.array([*whole, None], pa.timestamp(unit, zone))
     for how in (times, times.dictionary_encode()):
-        found, result = read(run, parquet_log(tmp_path, how))
-        assert found == {n: at * 1000 // PER_SECOND[unit] for n, at in enumerate(whole)}
+        milliseconds, result = read(run, parquet_log(tmp_path, how))
+        assert milliseconds == {n: at * 1000 // PER_SECOND[unit] for n, at in enumerate(whole)}
         assert result.reasons == [(len(whole) + 1, "t: missing")]
 
 
@@ -73,14 +73,14 @@ def test_dates_are_their_midnights(run, tmp_path):
     days = [at // (86400 * 10**9) for at in instants(1)]
     dates = [date(1970, 1, 1) + timedelta(day) for day in days]
     for kind in (pa.date32(), pa.date64()):
-        found, _ = read(run, parquet_log(tmp_path, pa.array(dates, kind)))
-        assert found == {n: day * 86_400_000 for n, day in enumerate(days)}
+        milliseconds, _ = read(run, parquet_log(tmp_path, pa.array(dates, kind)))
+        assert milliseconds == {n: day * 86_400_000 for n, day in enumerate(days)}
 
 
 @pytest.mark.parametrize("unit", PER_SECOND)
 @pytest.mark.parametrize("kind", ["text", "integer", "uint64", "float", "decimal"])
-@pytest.mark.parametrize("told", [True, False])
-def test_unix_times_of_every_unit(run, write, tmp_path, unit, kind, told):
+@pytest.mark.parametrize("named", [True, False])
+def test_unix_times_of_every_unit(run, write, tmp_path, unit, kind, named):
     whole = [at // (10**9 // PER_SECOND[unit]) for at in instants(f"{unit}{kind}")]
     if kind == "text":
         path = text_log(write, whole)
@@ -89,15 +89,15 @@ def test_unix_times_of_every_unit(run, write, tmp_path, unit, kind, told):
         kinds = {"decimal": Decimal, "float": float}
         values = [kinds.get(kind, int)(at) for at in whole]
         path = parquet_log(tmp_path, pa.array(values, types.get(kind)))
-    tree = {"time_format": f"unix_{unit}"} if told else {}
-    found, result = read(run, path, **tree)
+    tree = {"time_format": f"unix_{unit}"} if named else {}
+    milliseconds, result = read(run, path, **tree)
     assert result.manifest["time_format"] == f"unix_{unit}"
     expected = {n: at * 1000 // PER_SECOND[unit] for n, at in enumerate(whole)}
     if kind == "float":
-        assert found.keys() == expected.keys()
-        assert all(abs(found[n] - expected[n]) <= 1 for n in expected)
+        assert milliseconds.keys() == expected.keys()
+        assert all(abs(milliseconds[n] - expected[n]) <= 1 for n in expected)
     else:
-        assert found == expected
+        assert milliseconds == expected
 
 
 FORMS = [
@@ -142,8 +142,8 @@ def test_forms_of_ones_own(run, write, form):
         parsed = parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
         expected[n] = milliseconds_of(parsed)
     tree = {"time_format": form, "quote": "", "separator": "tab"}
-    found, result = read(run, text_log(write, [*texts, "noon"]), **tree)
-    assert found == expected
+    milliseconds, result = read(run, text_log(write, [*texts, "noon"]), **tree)
+    assert milliseconds == expected
     assert result.reasons[0][1] == f"t: not a time as {form} (setting time_format): 'noon'"
     assert result.manifest["resolved"]["time_format"] == form
 
@@ -187,17 +187,17 @@ OFFSETS = {"+05:30": 330, " -0330": -210, "+09": 540, "-05": -300}
 
 
 @pytest.mark.parametrize("form, zone", ISO)
-@pytest.mark.parametrize("told", [True, False])
-def test_iso_8601_extended_and_basic(run, write, form, zone, told):
+@pytest.mark.parametrize("named", [True, False])
+def test_iso_8601_extended_and_basic(run, write, form, zone, named):
     texts, expected = [], {}
     for n, at in enumerate(instants(form + zone)):
         text = (EPOCH + timedelta(microseconds=at // 1000)).strftime(form)
         texts.append(text + zone)
         parsed = datetime.strptime(text, form).replace(tzinfo=UTC)
         expected[n] = milliseconds_of(parsed) - OFFSETS.get(zone, 0) * 60_000
-    found, _ = read(run, text_log(write, texts), **({"time_format": "iso"} if told else {}))
+    milliseconds, _ = read(run, text_log(write, texts), **({"time_format": "iso"} if named else {}))
     # Where no form was set, a zone may put the first hours of 1991 before it.
-    assert found == {n: at for n, at in expected.items() if at >= FIRST * 1000}
+    assert milliseconds == {n: at for n, at in expected.items() if at >= FIRST * 1000}
 
 
 WRITTEN = {
@@ -239,15 +239,15 @@ def test_another_unit_is_never_taken_for_seconds(run, write, tmp_path, name, yea
     else:
         path = parquet_log(tmp_path, pa.array([as_number(value) for value in written]))
     try:
-        found, _ = read(run, path)
+        milliseconds, _ = read(run, path)
     except UserError as error:
         assert "time_format" in str(error) and "column 't' (setting columns.timestamp)" in str(
             error
         )
         assert not name.startswith("unix") and not name.startswith("YYYY")
         return
-    assert len(found) == ROWS
-    for n, at in found.items():
+    assert len(milliseconds) == ROWS
+    for n, at in milliseconds.items():
         assert abs(EPOCH + timedelta(milliseconds=at) - times[n]) < COARSE
 
 
@@ -282,14 +282,14 @@ def test_local_times_of_a_zone(run, write, tmp_path, zone):
     assert read(run, own, time_format=form, time_zone=zone)[0] == expected
     iso = text_log(write, [clock.isoformat() for clock in clocks])
     assert read(run, iso, time_zone=zone)[0] == expected
-    found, result = read(
+    milliseconds, result = read(
         run, parquet_log(tmp_path, pa.array(clocks, pa.timestamp("us"))), time_zone=zone
     )
-    assert found == expected and unreal
+    assert milliseconds == expected and unreal
     assert [line - 1 for line, _ in result.reasons] == unreal
     zoned = text_log(write, [clock.isoformat() + "+01:00" for clock in clocks])
-    found, _ = read(run, zoned, time_zone=zone)
-    assert found == {
+    milliseconds, _ = read(run, zoned, time_zone=zone)
+    assert milliseconds == {
         n: milliseconds_of(c.replace(tzinfo=UTC)) - 3_600_000 for n, c in enumerate(clocks)
     }
 
@@ -299,8 +299,8 @@ def test_a_time_of_zero_is_set_aside_and_far_ones_are_named(run, write, capsys):
     times = [start + 60 * n for n in range(1000)]
     times[10], times[500], times[700] = 0, 1_000_000_000, 4_000_000_000
     path = text_log(write, times)
-    found, result = read(run, path)
-    assert len(found) == 999
+    milliseconds, result = read(run, path)
+    assert len(milliseconds) == 999
     [(line, reason)] = result.reasons
     assert (line, reason[:41]) == (12, "t: time before 1991-01-01 or from 2100-01")
     said = " ".join("".join(capsys.readouterr()).split())
@@ -311,21 +311,21 @@ def test_a_time_of_zero_is_set_aside_and_far_ones_are_named(run, write, capsys):
         (702, "2096-10"),
     ]
     assert "times more than a year from all others (2)" in said and f"{path}:502" in said
-    found, result = read(run, path, first_time="2020-06-01", last_time="2022-01-01")
-    assert len(found) == 997 and "times_apart" not in result.manifest
-    found, _ = read(run, path, first_time="1970-01-01")
-    assert found[10] == 0
+    milliseconds, result = read(run, path, first_time="2020-06-01", last_time="2022-01-01")
+    assert len(milliseconds) == 997 and "times_apart" not in result.manifest
+    milliseconds, _ = read(run, path, first_time="1970-01-01")
+    assert milliseconds[10] == 0
 
 
 def test_a_log_that_begins_with_the_epoch_keeps_it(run, write):
-    found, _ = read(run, text_log(write, range(5)), time_format="unix_s")
-    assert found == {n: 1000 * n for n in range(5)}
+    milliseconds, _ = read(run, text_log(write, range(5)), time_format="unix_s")
+    assert milliseconds == {n: 1000 * n for n in range(5)}
 
 
 def test_missing_times_at_the_beginning_do_not_decide(run, write):
     times = [""] * 200 + [str(1_600_000_000_000 + n) for n in range(2000)]
-    found, result = read(run, text_log(write, times), block_bytes=400)
-    assert len(found) == 2000 and result.manifest["time_format"] == "unix_ms"
+    milliseconds, result = read(run, text_log(write, times), block_bytes=400)
+    assert len(milliseconds) == 2000 and result.manifest["time_format"] == "unix_ms"
 
 
 @pytest.mark.parametrize(

@@ -168,8 +168,8 @@ def values_read(run, folder, array: pa.Array, **tree):
     size = len(array)
     table = pa.table({"s": range(size), "i": range(size), "t": [UNIX] * size, "c": array})
     pq.write_table(table, folder / "a.parquet")
-    found = run("sessions", folder / "a.parquet", columns=COLUMNS, **tree)
-    return {row["item_id"]: row for row in found.rows}, dict(found.reasons), found
+    result = run("sessions", folder / "a.parquet", columns=COLUMNS, **tree)
+    return {row["item_id"]: row for row in result.rows}, dict(result.reasons), result
 
 
 @pytest.mark.parametrize("whole_only", [True, False])
@@ -184,14 +184,14 @@ def test_a_categorical_column_of_any_type(run, tmp_path, type, how, whole_only):
         pytest.skip(f"Arrow has no {how} {type}")
     integer = all_integers([value for value in values if not missing(value)], type)
     try:
-        rows, bad, found = values_read(run, tmp_path, coded, extra_categorical=["c"])
+        rows, bad, result = values_read(run, tmp_path, coded, extra_categorical=["c"])
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid, pa.ArrowKeyError):
         assert how == "runs" or "view" in str(type) or type == pa.null(), "Parquet holds it"
         chosen = pa.int64() if integer else pa.string()
-        found, wrong, _ = convert(Column("c", "c", "category", "c", type=chosen), coded, [""])
-        rows, bad = dict(enumerate(found.to_pylist())), set(np.flatnonzero(wrong).tolist())
+        converted, wrong, _ = convert(Column("c", "c", "category", "c", type=chosen), coded, [""])
+        rows, bad = dict(enumerate(converted.to_pylist())), set(np.flatnonzero(wrong).tolist())
     else:
-        assert integer == (found.table.schema.field("c").type == pa.int64())
+        assert integer == (result.table.schema.field("c").type == pa.int64())
         rows = {row: value["c"] for row, value in rows.items()}
         bad = {line - 1 for line in bad}
     for row, value in enumerate(values):
@@ -218,8 +218,8 @@ def test_a_number_of_any_type(type):
         with pytest.raises(Exception, match="expected one number a row"):
             convert(column, array, [""])
         return
-    found, bad, _ = convert(column, array, [""])
-    for value, number, wrong in zip(array.to_pylist(), found.to_pylist(), bad, strict=True):
+    converted, bad, _ = convert(column, array, [""])
+    for value, number, wrong in zip(array.to_pylist(), converted.to_pylist(), bad, strict=True):
         if missing(value):
             assert number is None and not wrong
             continue
@@ -276,10 +276,10 @@ def test_nan_is_missing_in_every_kind_of_column(run, write, tmp_path):
     text = "".join(json.dumps(line) + "\n" for line in lines)
     tree = {"columns": {**COLUMNS, "price": "p"}, "extra_categorical": ["c"], "vectors": ["v"]}
     for path in (tmp_path / "a.parquet", write("a.jsonl", text)):
-        found = run("sessions", path, **tree)
-        assert found.reasons == [(1, "i: missing"), (3, "s: missing"), (4, "t: missing")]
+        result = run("sessions", path, **tree)
+        assert result.reasons == [(1, "i: missing"), (3, "s: missing"), (4, "t: missing")]
         assert [
-            (r["session_id"], r["item_id"], r["c"], r["price"], r["v"]) for r in found.rows
+            (r["session_id"], r["item_id"], r["c"], r["price"], r["v"]) for r in result.rows
         ] == [
             (2, 7, None, None, None),
             (5, 10, 3, 0.5, [2.0]),
@@ -343,9 +343,9 @@ def test_a_text_late_in_the_log_reads_it_again_as_text(run, write, capsys):
     rows = [f"{n},{n},{UNIX}" for n in range(500)]
     rows[400] = f"0117,a5,{UNIX}"
     path = write("a.csv", "s,i,t\n" + "\n".join(rows))
-    found = run("sessions", path, columns=COLUMNS, block_bytes=500, rows_per_shard=50)
-    assert [row["session_id"] for row in found.rows] == [row.split(",")[0] for row in rows]
-    assert found.rows[400]["item_id"] == "a5" and not found.bad
+    result = run("sessions", path, columns=COLUMNS, block_bytes=500, rows_per_shard=50)
+    assert [row["session_id"] for row in result.rows] == [row.split(",")[0] for row in rows]
+    assert result.rows[400]["item_id"] == "a5" and not result.bad
     said = capsys.readouterr().out.replace("\n", " ")
     assert f"session_id is read as text, not as integers: {path}:402 holds '0117'" in said
     strict = run("sessions", path, columns=COLUMNS, types={"session_id": "integer"})
@@ -355,8 +355,8 @@ def test_a_text_late_in_the_log_reads_it_again_as_text(run, write, capsys):
 def test_a_line_that_is_bad_anyway_does_not_turn_ids_into_texts(run, write):
     rows = [f"{n},{n},{UNIX}" for n in range(50)]
     rows[30] = "x,y,noon"
-    found = run("sessions", write("a.csv", "s,i,t\n" + "\n".join(rows)), columns=COLUMNS)
-    assert found.manifest["columns"]["session_id"] == "int64" and len(found.bad) == 1
+    result = run("sessions", write("a.csv", "s,i,t\n" + "\n".join(rows)), columns=COLUMNS)
+    assert result.manifest["columns"]["session_id"] == "int64" and len(result.bad) == 1
 
 
 def test_a_run_that_was_stopped_goes_on_as_text(run, write, monkeypatch, capsys):
@@ -396,8 +396,8 @@ def test_texts_for_a_missing_value_name_the_setting(run, write, text, column):
     with pytest.raises(UserError, match="setting null_values") as failed:
         run("sessions", path, columns=given, max_bad_fraction=0.01)
     assert "would keep it as text" not in str(failed.value)
-    found = run("sessions", path, columns=given, null_values=["", text])
-    assert len(found.rows) == (16 if column == "timestamp" else 20)
+    result = run("sessions", path, columns=given, null_values=["", text])
+    assert len(result.rows) == (16 if column == "timestamp" else 20)
 
 
 @pytest.mark.parametrize(
@@ -418,9 +418,9 @@ def test_decimal_and_thousands(run, write, decimal, thousands, texts):
     odd = [text for text in odd if not (thousands == "." and text == "1.5")] + ["12,34.5,"]
     rows = "\n".join(f"{n};{n};{UNIX};{text}" for n, text in enumerate([*texts, *odd]))
     tree = {"columns": {**COLUMNS, "price": "p"}, "separator": ";", "decimal": decimal}
-    found = run("sessions", write("a.csv", "s;i;t;p\n" + rows), thousands=thousands, **tree)
-    assert [row["price"] for row in found.rows] == [value(text) for text in texts]
-    assert len(found.bad) == len(odd)
+    result = run("sessions", write("a.csv", "s;i;t;p\n" + rows), thousands=thousands, **tree)
+    assert [row["price"] for row in result.rows] == [value(text) for text in texts]
+    assert len(result.bad) == len(odd)
 
 
 def test_what_is_not_kept_is_filtered_whatever_else_it_holds(run, write):
@@ -437,10 +437,10 @@ def test_what_is_not_kept_is_filtered_whatever_else_it_holds(run, write):
             rows.append(f"{draw.choice(junk)},{draw.choice(junk)},{draw.choice(junk)},{kind}")
     path, given = write("a.csv", "\n".join(rows)), {**COLUMNS, "event_type": "e"}
     for block in (10**6, 200):
-        found = run("sessions", path, columns=given, keep_event_types=["view"], block_bytes=block)
-        assert [row["item_id"] for row in found.rows] == good
-        assert found.manifest["rows_filtered"] == 400 - len(good) and not found.bad
-        assert found.manifest["columns"]["item_id"] == "int64"
+        result = run("sessions", path, columns=given, keep_event_types=["view"], block_bytes=block)
+        assert [row["item_id"] for row in result.rows] == good
+        assert result.manifest["rows_filtered"] == 400 - len(good) and not result.bad
+        assert result.manifest["columns"]["item_id"] == "int64"
     with pytest.raises(UserError, match="no event of the log is of a type that keep_event_types"):
         run("sessions", path, columns=given, keep_event_types=["buy"])
 
@@ -448,6 +448,6 @@ def test_what_is_not_kept_is_filtered_whatever_else_it_holds(run, write):
 def test_integers_are_kept_among_texts(run, write):
     rows = [f"{n},{n},{UNIX},{kind}" for n, kind in enumerate([1, 2, "view", 1, "", 3])]
     path, given = write("a.csv", "s,i,t,e\n" + "\n".join(rows)), {**COLUMNS, "event_type": "e"}
-    found = run("sessions", path, columns=given, keep_event_types=[1, 2])
-    assert [row["event_type"] for row in found.rows] == [1, 2, 1]
-    assert found.manifest["rows_filtered"] == 3
+    result = run("sessions", path, columns=given, keep_event_types=[1, 2])
+    assert [row["event_type"] for row in result.rows] == [1, 2, 1]
+    assert result.manifest["rows_filtered"] == 3
