@@ -1,7 +1,7 @@
 """Where the records of delimited text begin and end, and which of them are malformed.
 
 The rules are RFC 4180's and those of pyarrow's CSV parser, which reads the good records afterwards:
-a quote is special only at the start of a field, a doubled quote within quotes is one quote of the text,
+a quote is special only at the start of a field, a doubled quote within quotes is one quote,
 and a quoted field may hold line ends. One that does must end before a separator or a line end, and
 within ``max_line`` bytes of its record's start: else the quote was a stray one. No line from there
 on is then a record, up to the line where the next quote shows that the field cannot have begun
