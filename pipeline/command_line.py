@@ -265,6 +265,7 @@ def _evaluate(stages: Stages) -> None:
             options.plots or layout.plots_folder(options.recipe),
             read_params(options),
             options.split,
+            options.baselines,
         )
 
     stage = add_stage(
@@ -285,6 +286,12 @@ def _evaluate(stages: Stages) -> None:
         choices=("valid", "test"),
         default="test",
         help="rows to judge on (default: test)",
+    )
+    stage.add_argument(
+        "--no-baselines",
+        dest="baselines",
+        action="store_false",
+        help="leave out the comparison with simple models, which takes a while on large logs",
     )
 
 

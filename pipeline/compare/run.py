@@ -266,7 +266,8 @@ def _judge(entry: Entry, seed: int, runs: Runs, split: str, result: dict[str, An
     """Puts the metrics on ``split`` into ``result``."""
     folder, params = runs.folder(entry, seed), entry.of_seed(seed)
     file = folder / split / "metrics.json"
-    metrics = evaluate(entry.recipe, runs.features, folder, file, file.parent, params, split, False)
+    place = (runs.features, folder, file, file.parent)
+    metrics = evaluate(entry.recipe, *place, params, split, baselines=False, quiet=True)
     result["tested"][split] = tested(metrics)
     result["remarks"][split] = metrics["remarks"]
     result["metrics"][split] = {

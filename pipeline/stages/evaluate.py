@@ -43,6 +43,7 @@ def evaluate(
     params: Params | None = None,
     split: str = "test",
     baselines: bool = True,
+    quiet: bool = False,
 ) -> dict[str, Any]:
     """Scores ``split`` of the features with a trained model.
 
@@ -52,8 +53,8 @@ def evaluate(
         metrics: JSON file to write: what this returns.
         plots: folder of JSON files to write, as DVC plots them; ``summary.json`` in it holds the
             main metrics for DVC's tables.
-        baselines: whether the model is judged against simple ones, and a table and where the
-            metrics are is printed; not where it is one of many.
+        baselines: whether the model is compared with simple ones.
+        quiet: whether no table is printed, nor where the metrics are: for one model of many.
     """
     params = params or Params.read()
     inputs = [features, model]
@@ -67,12 +68,12 @@ def evaluate(
                 write_json(folder / f"{name}.json", rows)
 
         claim.publish(computed, write_plots)
-    if baselines:
+    if not quiet:
         show_metrics(computed)
     known = [key for key in headlines(computed) if computed[key] is not None]
     shown = ", ".join(f"{key} {computed[key]:.4f}" for key in known)
     shown = shown or computed.get("undefined_because", "no metric is defined")
-    written = f" → {place(metrics)}, {place(plots)}" if baselines else ""
+    written = f" → {place(metrics)}, {place(plots)}" if not quiet else ""
     say(f"evaluate: {split}: {shown}{written}")
     return computed
 

@@ -81,7 +81,8 @@ def trained_further(window: Window, entry: Entry, seed: int, before: Judged) -> 
             place = folder / "test"
             params = entry.of_seed(seed)
             file = place / RESULT
-            evaluate("sessions", window.features, model_folder, file, place, params, "test", False)
+            where = (window.features, model_folder, file, place)
+            evaluate("sessions", *where, params, baselines=False, quiet=True)
             remove_checkpoints(folder)
             metrics = read_json(place / RESULT)
             claim.add(RESULT)

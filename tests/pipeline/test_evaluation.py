@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.preprocessing import OneHotEncoder
 
-from core.artifacts import write_json
+from core.artifacts import read_json, write_json
 from core.console import counted
 from core.merlin import schema_to_json
 from pipeline.evaluation import remarks
@@ -209,6 +209,27 @@ def test_the_regression_reads_lists_and_validates(clicks):
         <= baselines["always_the_mean"]["logloss"] + 0.01
     )
     assert set(model.first) == {c.name for c in read_schema(clicks) if c.name != "label"}
+
+
+def test_baselines_can_be_left_out(sessions, tmp_path, monkeypatch, capsys):
+    from pipeline.__main__ import main
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text("sessions: {model: popular}\n")
+    command = ["evaluate", "sessions", "--features", str(sessions / "features"), "--model",
+               str(sessions / "model"), "--metrics", "m.json", "--plots", "plots"]  # fmt: skip
+    written = {}
+    for option in ([], ["--no-baselines"]):
+        assert main([*command, *option]) == 0
+        said = capsys.readouterr().out
+        assert "On the test split" in said and ("baseline" in said) is not bool(option)
+        written[bool(option)] = read_json(tmp_path / "m.json")
+    for name in ("baselines", "popular"):
+        written[False].pop(name)
+    written[False]["remarks"] = [
+        remark for remark in written[False]["remarks"] if "below the baseline" not in remark
+    ]
+    assert written[True] == written[False]
 
 
 def test_a_model_below_a_baseline_is_named(clicks, tmp_path, capsys):
