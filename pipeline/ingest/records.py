@@ -92,6 +92,16 @@ def last_record_end(text, separator, quote, max_line):
 
 
 @compiled
+def _note(records, row, start, end, code, count, line):
+    """Writes a row of ``records``, see :func:`scan_records`."""
+    records[row, 0] = start
+    records[row, 1] = end
+    records[row, 2] = code
+    records[row, 3] = count
+    records[row, 4] = line
+
+
+@compiled
 def scan_records(text, separator, doubled, quote, fields, max_line, records):
     """Finds the records; ``text`` must end with a line end.
 
@@ -159,11 +169,7 @@ def scan_records(text, separator, doubled, quote, fields, max_line, records):
         if later and code != OK:
             row, line = _each_line(text, start, position, code, count, row, line, records)
         else:
-            records[row, 0] = start
-            records[row, 1] = end
-            records[row, 2] = code
-            records[row, 3] = count
-            records[row, 4] = line
+            _note(records, row, start, end, code, count, line)
             row += 1
             line += 1
             if later:
@@ -183,11 +189,10 @@ def _each_line(text, start, end, code, count, row, line, records):
         stop = position
         if stop > start and text[stop - 1] == _RETURN:
             stop -= 1
-        records[row, 0] = start
-        records[row, 1] = stop
-        records[row, 2] = code if line == first else CONTINUED
-        records[row, 3] = count if line == first else first
-        records[row, 4] = line
+        if line == first:
+            _note(records, row, start, stop, code, count, line)
+        else:
+            _note(records, row, start, stop, CONTINUED, first, line)
         row += 1
         line += 1
         start = position + 1
