@@ -243,7 +243,7 @@ def test_finished_runs_are_left_and_changed_ones_done_again(features, tmp_path, 
 def test_a_run_that_was_stopped_goes_on(features, tmp_path, monkeypatch, capsys):
     compared(features, tmp_path / "calm", params(["fm", "dlrm"], [1]))
 
-    def fails(*_):
+    def fails(*_, **__):
         raise OSError("the disk is gone")
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="the disk is gone"):
